@@ -1,0 +1,16 @@
+//! What the two sides of Insula agree on, and nothing else.
+//!
+//! `insulad` and the services are separate programs, often of separate versions. This crate holds
+//! every word that passes between them: identifiers ([`id`]), the memory they share ([`route`],
+//! [`edge`]), the messages on a service's own line ([`line`]) and on the local clients' socket
+//! ([`local`]), and the schemas of contracts with their compatibility rules ([`schema`]).
+//!
+//! It performs no effect: no system call, no file, no clock. Mapping the shared layouts is the
+//! business of `insula-ipc` on one side and of the supervisor on the other.
+
+pub mod edge;
+pub mod id;
+pub mod line;
+pub mod local;
+pub mod route;
+pub mod schema;

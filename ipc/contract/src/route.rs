@@ -1,0 +1,155 @@
+//! The route table: which attempt serves a contract now.
+//!
+//! One table for the host, in a memfd that only the supervisor can write; services map a read-only
+//! descriptor of it. An entry belongs to one service's offer of one contract. A client loads the
+//! entry's target before each call and compares it with the one it is connected to: that is all
+//! that a route costs while nothing changes.
+//!
+//! A change is published in this order: [`RouteEntry::drained`] where the predecessor ended
+//! cleanly, then the target (one atomic store: the cut-over), then [`RouteEntry::change`] is
+//! counted up and its waiters are woken (futex, shared). A client that parks first loads `change`,
+//! then looks at the target again, then waits for `change` to differ.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::id::Attempt;
+
+/// First word of a route table, so that another file is not taken for one.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"insulaRT");
+/// Version of this layout.
+pub const LAYOUT: u32 = 1;
+/// Entries in a host's table.
+pub const CAPACITY: usize = 4096;
+/// Instances behind one entry at most.
+pub const TARGETS: usize = 16;
+
+/// The head of the table.
+#[repr(C, align(256))]
+#[derive(Debug)]
+pub struct RouteHeader {
+    /// [`MAGIC`].
+    pub magic: AtomicU64,
+    /// [`LAYOUT`].
+    pub layout: AtomicU32,
+    /// Number of entries that follow.
+    pub capacity: AtomicU32,
+}
+
+/// One service's offer of one contract.
+#[repr(C, align(256))]
+#[derive(Debug)]
+pub struct RouteEntry {
+    /// Counted up and woken after every change of this entry; a futex word.
+    pub change: AtomicU32,
+    _pad: u32,
+    /// The attempt that last left this entry after answering or refusing all that it had received:
+    /// what is still unanswered at that attempt was never executed, and may be sent elsewhere
+    /// whatever its method is.
+    pub drained: AtomicU64,
+    /// A [`Target`] word per instance.
+    pub targets: [AtomicU64; TARGETS],
+}
+
+/// The whole table, as it lies in the memfd.
+#[repr(C)]
+#[derive(Debug)]
+pub struct RouteTable {
+    /// Says what the file is.
+    pub header: RouteHeader,
+    /// The entries, by the index that the supervisor hands out.
+    pub entries: [RouteEntry; CAPACITY],
+}
+
+/// Bytes of the memfd.
+pub const TABLE_SIZE: usize = size_of::<RouteTable>();
+
+/// What a client does with requests for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteState {
+    /// Nobody serves; a request fails as unavailable unless it may wait for its deadline.
+    Gone,
+    /// Requests go to the attempt.
+    Serve,
+    /// Clients keep their requests until the route changes or their deadline ends.
+    Hold,
+}
+
+/// A target word, taken apart: 48 bits of attempt, 8 of server slot, 2 of state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// What to do with requests.
+    pub state: RouteState,
+    /// Who serves them, or served them last.
+    pub attempt: Attempt,
+    /// The server's [`crate::edge::Waiter`] in every edge page of this contract.
+    pub slot: u8,
+}
+
+impl Target {
+    /// Nobody has served yet.
+    pub const NONE: Self = Self { state: RouteState::Gone, attempt: Attempt(0), slot: 0 };
+
+    /// The word that lies in the table.
+    pub fn to_word(self) -> u64 {
+        let state = match self.state {
+            RouteState::Gone => 0,
+            RouteState::Serve => 1,
+            RouteState::Hold => 2,
+        };
+        debug_assert!(self.attempt.0 < 1 << Attempt::BITS);
+        self.attempt.0 | u64::from(self.slot) << 48 | state << 56
+    }
+
+    /// Reads a word; an unknown state reads as gone.
+    pub fn from_word(word: u64) -> Self {
+        Self {
+            state: match word >> 56 & 3 {
+                1 => RouteState::Serve,
+                2 => RouteState::Hold,
+                _ => RouteState::Gone,
+            },
+            attempt: Attempt(word & ((1 << Attempt::BITS) - 1)),
+            slot: (word >> 48) as u8,
+        }
+    }
+}
+
+impl RouteEntry {
+    /// Publishes `target` for the instance `index`; the caller then wakes `change`'s waiters.
+    ///
+    /// For the supervisor, the only writer. `drained` names the predecessor when it left cleanly.
+    pub fn publish(&self, index: usize, target: Target, drained: Option<Attempt>) {
+        if let Some(attempt) = drained {
+            self.drained.store(attempt.0, Ordering::SeqCst);
+        }
+        self.targets[index].store(target.to_word(), Ordering::SeqCst);
+        self.change.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_reads_what_it_wrote() {
+        for state in [RouteState::Gone, RouteState::Serve, RouteState::Hold] {
+            for attempt in [0, 1, (1 << Attempt::BITS) - 1] {
+                for slot in [0, 7, 255] {
+                    let target = Target { state, attempt: Attempt(attempt), slot };
+                    assert_eq!(Target::from_word(target.to_word()), target);
+                }
+            }
+        }
+        assert_eq!(Target::NONE.to_word(), 0, "a fresh memfd reads as gone");
+    }
+
+    #[test]
+    fn the_layout_is_what_other_versions_map() {
+        assert_eq!(size_of::<RouteHeader>(), 256);
+        assert_eq!(size_of::<RouteEntry>(), 256);
+        assert_eq!(std::mem::offset_of!(RouteEntry, drained), 8);
+        assert_eq!(std::mem::offset_of!(RouteEntry, targets), 16);
+        assert_eq!(std::mem::offset_of!(RouteTable, entries), 256);
+    }
+}

@@ -1,0 +1,1 @@
+//! The structural schema of a contract and its compatibility rules.
