@@ -48,7 +48,8 @@ pub trait Contract: 'static {
     /// Whether any method is declared `once`, so that a server needs a journal.
     const NEEDS_JOURNAL: bool;
     /// What a method can answer instead of its response.
-    type Error: Message<View<'static> = Self::Error> + Clone + PartialEq + Send;
+    /// It borrows nothing, so that it outlives the chunk that it came in.
+    type Error: for<'a> Message<View<'a> = Self::Error> + Debug + Clone + PartialEq + Send;
 
     /// The structure of all methods.
     fn schema() -> Schema;
@@ -79,3 +80,6 @@ pub trait Method: 'static {
 
 /// The caller's error type of a method.
 pub type ErrorOf<M> = <<M as Method>::Contract as Contract>::Error;
+
+/// Connections that one consumer process may have on one edge.
+pub const CONNECTIONS: usize = 4;
