@@ -1,1 +1,25 @@
 //! Decides everything, does nothing.
+//!
+//! The supervisor's behaviour is a function: (state, event) -> (state, records, actions). Time and
+//! chance are passed in, state holds ids and attempt numbers and never a handle of the system, and
+//! a decision gives its actions out only against proof that its records are stored
+//! ([`core::Decision`]). The shell around it turns the world into events and does what it is told.
+//!
+//! - [`process`]: one attempt, from launch to end;
+//! - [`service`]: a service's place, its upgrade, its routes; [`orders`]: what a person orders;
+//! - [`edges`]: who may meet whom, and which attempts have a channel;
+//! - [`restart`]: back-off and restart intensity;
+//! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
+//! - [`report`]: what `status` shows.
+
+pub mod core;
+pub mod edges;
+pub mod event;
+pub mod invariants;
+mod orders;
+pub mod process;
+pub mod report;
+pub mod restart;
+pub mod service;
+pub mod spec;
+pub mod time;

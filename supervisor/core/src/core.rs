@@ -1,0 +1,772 @@
+//! The whole: services, edges, orders, and the turn that an event makes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use insula_contract::id::{Attempt, ContractId, ServiceName};
+use insula_contract::line::ContractView;
+use insula_contract::route::{CAPACITY, Target};
+use semver::Version;
+
+use crate::edges::Edges;
+use crate::event::{
+    Action, Caller, ClientId, Consumer, Done, Event, Message, Order, Record, Refusal, RefusalKind,
+    RequestId,
+};
+use crate::process::{Phase, Process, Said};
+use crate::restart::RestartLimits;
+use crate::service::{Goal, Ids, Place, Route, Service, Turn};
+use crate::spec::{Principal, ServiceSpec};
+use crate::time::Time;
+
+/// What the core is set to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// When to start a process again.
+    pub limits: RestartLimits,
+    /// The first attempt number of this run.
+    pub first_attempt: Attempt,
+    /// The first user id to hand out, where services have one of their own.
+    pub first_uid: Option<u32>,
+    /// Where chance begins.
+    pub seed: u64,
+}
+
+/// What a decision consists of: actions come out only against proof that the records are stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Decision {
+    records: Vec<Record>,
+    actions: Vec<Action>,
+}
+
+impl Decision {
+    /// What must be stored first.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Stores the records and only then gives the actions out.
+    ///
+    /// # Errors
+    /// That of `store`; the actions are lost with it, and the core must not be used on, since it
+    /// has decided what nobody knows.
+    pub fn record<E>(
+        self,
+        store: impl FnOnce(&[Record]) -> Result<(), E>,
+    ) -> Result<Vec<Action>, E> {
+        if !self.records.is_empty() {
+            store(&self.records)?;
+        }
+        Ok(self.actions)
+    }
+}
+
+/// What an earlier run of the daemon stored, in its own order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The releases in the depot.
+    pub releases: Vec<ServiceSpec>,
+    /// The records that hold now.
+    pub records: Vec<Record>,
+    /// The attempts that still run.
+    pub alive: BTreeSet<Attempt>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Client {
+    attempt: Attempt,
+    uid: u32,
+}
+
+/// The supervisor's decisions: (state, event) -> (state, records, actions).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Core {
+    settings: Settings,
+    ids: Ids,
+    services: BTreeMap<ServiceName, Service>,
+    providers: BTreeMap<ContractId, ServiceName>,
+    attempts: BTreeMap<Attempt, ServiceName>,
+    edges: Edges,
+    clients: BTreeMap<ClientId, Client>,
+    /// Set once everything is to end, with those who wait for it.
+    shutdown: Option<Vec<RequestId>>,
+    ended: bool,
+}
+
+impl Core {
+    /// A core that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            ids: Ids {
+                attempt: settings.first_attempt,
+                edge: 1,
+                route: 0,
+                uid: settings.first_uid,
+                chance: settings.seed,
+            },
+            settings,
+            services: BTreeMap::new(),
+            providers: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            edges: Edges::default(),
+            clients: BTreeMap::new(),
+            shutdown: None,
+            ended: false,
+        }
+    }
+
+    /// The services by name.
+    pub fn services(&self) -> &BTreeMap<ServiceName, Service> {
+        &self.services
+    }
+
+    /// The edges.
+    pub fn edges(&self) -> &Edges {
+        &self.edges
+    }
+
+    /// Who provides a contract.
+    pub fn provider_of(&self, contract: &ContractId) -> Option<&ServiceName> {
+        self.providers.get(contract)
+    }
+
+    /// Whose an attempt is.
+    pub fn service_of(&self, attempt: Attempt) -> Option<&Service> {
+        self.services.get(self.attempts.get(&attempt)?)
+    }
+
+    /// When something is late, or due.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.services.values().filter_map(Service::next_deadline).min()
+    }
+
+    /// Whether a release could be installed: everything that speaks against it.
+    pub fn check_install(&self, spec: &ServiceSpec) -> Vec<String> {
+        let taken = spec.provides.keys().filter_map(|contract| {
+            let owner = self.providers.get(contract).filter(|owner| **owner != spec.name)?;
+            Some(format!("{contract} is provided by `{owner}` already"))
+        });
+        let missing = spec.requires.keys().filter_map(|contract| {
+            let known = self.providers.contains_key(contract) || spec.provides.contains_key(contract);
+            (!known).then(|| {
+                let offered: Vec<_> = self.providers.keys().map(ToString::to_string).collect();
+                if offered.is_empty() {
+                    format!("no installed service provides {contract}")
+                } else {
+                    format!(
+                        "no installed service provides {contract}; provided are {}",
+                        offered.join(", ")
+                    )
+                }
+            })
+        });
+        taken.chain(missing).collect()
+    }
+
+    /// Takes up what an earlier run of the daemon left: records, and processes that still run.
+    pub fn restore(&mut self, now: Time, stored: Stored) -> Decision {
+        let mut turn = self.begin(now);
+        // Routes first: an index that services hold must not be given to another.
+        for record in &stored.records {
+            if let Record::Route { route, .. } = record {
+                turn.ids.route = turn.ids.route.max(route + 1);
+            }
+            if let (Record::Uid { uid, .. }, Some(next)) = (record, &mut turn.ids.uid) {
+                *next = (*next).max(uid + 1);
+            }
+        }
+        let mut uids = BTreeMap::new();
+        let mut routes = BTreeMap::new();
+        for record in &stored.records {
+            match record {
+                Record::Uid { service, uid } => {
+                    uids.insert(service.clone(), *uid);
+                }
+                Record::Route { service, contract, route } => {
+                    routes.insert((service.clone(), contract.clone()), *route);
+                }
+                Record::Goal { .. }
+                | Record::Active { .. }
+                | Record::Epoch { .. }
+                | Record::Upgrade { .. }
+                | Record::Began { .. }
+                | Record::Ended { .. } => {}
+            }
+        }
+        for spec in stored.releases {
+            install(
+                &mut turn,
+                &mut self.services,
+                &mut self.providers,
+                spec,
+                |name| uids.get(name).copied(),
+                |name, contract| routes.get(&(name.clone(), contract.clone())).copied(),
+            );
+        }
+        let mut began: BTreeMap<Attempt, (ServiceName, Version, u8)> = BTreeMap::new();
+        for record in stored.records {
+            match record {
+                Record::Goal { service, up } => {
+                    if let Some(service) = self.services.get_mut(&service) {
+                        service.goal = if up { Goal::Up } else { Goal::Down };
+                    }
+                }
+                Record::Active { service, active, previous } => {
+                    if let Some(service) = self.services.get_mut(&service)
+                        && service.releases.contains_key(&active)
+                    {
+                        service.active = active;
+                        service.previous = previous.filter(|v| service.releases.contains_key(v));
+                    }
+                }
+                Record::Epoch { service, epoch } => {
+                    if let Some(service) = self.services.get_mut(&service) {
+                        service.epoch = service.epoch.max(epoch);
+                    }
+                }
+                Record::Began { attempt, instance, version, slot } => {
+                    began.insert(attempt, (instance.service, version, slot));
+                }
+                Record::Ended { attempt } => {
+                    began.remove(&attempt);
+                }
+                // An upgrade that was under way is given up: the release that is recorded as
+                // active serves, and whoever else runs is killed below.
+                Record::Upgrade { .. } | Record::Uid { .. } | Record::Route { .. } => {}
+            }
+        }
+        self.adopt(&mut turn, began, &stored.alive);
+        for service in self.services.values_mut() {
+            if service.goal == Goal::Up && service.place == Place::Stopped {
+                service.place = Place::Backoff { until: now };
+            }
+        }
+        self.finish(&mut turn);
+        self.decide(turn)
+    }
+
+    /// Gives living processes their places: the active release's newest attempt serves on, the
+    /// rest leave.
+    fn adopt(
+        &mut self,
+        turn: &mut Turn,
+        began: BTreeMap<Attempt, (ServiceName, Version, u8)>,
+        alive: &BTreeSet<Attempt>,
+    ) {
+        for (attempt, (name, version, slot)) in began.into_iter().rev() {
+            let known = self
+                .services
+                .get_mut(&name)
+                .filter(|service| service.releases.contains_key(&version));
+            let (Some(service), true) = (known, alive.contains(&attempt)) else {
+                turn.records.push(Record::Ended { attempt });
+                turn.actions.push(Action::Forget { attempt });
+                continue;
+            };
+            let deadline = turn.now + service.releases[&version].ready_timeout;
+            let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
+            process.phase = Phase::Starting;
+            self.attempts.insert(attempt, name.clone());
+            if service.place == Place::Stopped && process.version == service.active {
+                service.place = Place::Up(process);
+            } else {
+                process.enter(Phase::Killing, None);
+                process.blame = Some("it belongs to an upgrade that was given up".to_owned());
+                turn.actions.push(Action::Kill { attempt });
+                service.leaving.push(process);
+            }
+            turn.dirty.insert(name);
+        }
+    }
+
+    /// Takes in an event.
+    pub fn handle(&mut self, now: Time, event: Event) -> Decision {
+        let mut turn = self.begin(now);
+        match event {
+            Event::Installed { spec } => {
+                install(
+                    &mut turn,
+                    &mut self.services,
+                    &mut self.providers,
+                    *spec,
+                    |_| None,
+                    |_, _| None,
+                );
+            }
+            Event::Ordered { request, service, order } => {
+                if self.shutdown.is_some() {
+                    let text = "the daemon is shutting down".to_owned();
+                    turn.answer(request, Err(refusal(RefusalKind::ShuttingDown, text)));
+                } else if let Some(service) = self.services.get_mut(&service) {
+                    obey(&mut turn, service, request, order);
+                } else {
+                    turn.answer(request, Err(no_such(&service, &self.services)));
+                }
+            }
+            Event::ShutdownOrdered { request } => {
+                self.shutdown.get_or_insert_default().extend(request);
+            }
+            Event::Launched { attempt, pid } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    if let Some(process) = service.process_mut(attempt) {
+                        process.pid = Some(pid);
+                    }
+                    service.hear(&mut turn, attempt, Said::Launched);
+                }
+            }
+            Event::LaunchFailed { attempt, reason } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    service.launch_failed(&mut turn, attempt, &reason);
+                }
+            }
+            Event::Exited { attempt, outcome } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    service.hear(&mut turn, attempt, Said::Exited(outcome));
+                }
+            }
+            Event::Greeted { attempt, provides, requires, leadership, ready, .. } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    let name = service.name.clone();
+                    welcome(&mut turn, service, attempt);
+                    self.edges.forget_telling(&name, attempt);
+                    let service = self.services.get_mut(&name).expect("it was just there");
+                    service.greeted(&mut turn, attempt, leadership, ready);
+                    self.take_views(&mut turn, &name, attempt, &provides, &requires);
+                }
+            }
+            Event::Ready { attempt } => {
+                self.hear(&mut turn, attempt, Said::Ready);
+            }
+            Event::Leading { attempt, epoch } => {
+                self.hear(&mut turn, attempt, Said::Leading(epoch));
+            }
+            Event::Yielded { attempt, epoch } => {
+                self.hear(&mut turn, attempt, Said::Yielded(epoch));
+            }
+            Event::Drained { attempt } => {
+                self.hear(&mut turn, attempt, Said::Drained);
+            }
+            Event::ClientAsked { client, caller, contract, schema } => {
+                self.client_asked(&mut turn, client, &caller, &contract, schema);
+            }
+            Event::ClientLeft { client } => {
+                if let Some(client) = self.clients.remove(&client) {
+                    self.edges.close_client(&mut turn, &self.services, client.attempt);
+                }
+            }
+            Event::Ticked => {}
+        }
+        self.finish(&mut turn);
+        self.decide(turn)
+    }
+
+    fn begin(&self, now: Time) -> Turn {
+        Turn {
+            now,
+            limits: self.settings.limits,
+            ids: self.ids.clone(),
+            records: Vec::new(),
+            actions: Vec::new(),
+            launches: Vec::new(),
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    fn hear(&mut self, turn: &mut Turn, attempt: Attempt, said: Said) {
+        if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+            service.hear(turn, attempt, said);
+        }
+    }
+
+    /// Compares what a process offers with what its release promised, and with what those who
+    /// use it expect.
+    fn take_views(
+        &mut self,
+        turn: &mut Turn,
+        name: &ServiceName,
+        attempt: Attempt,
+        provides: &[ContractView],
+        requires: &[ContractView],
+    ) {
+        let offered: BTreeMap<_, _> =
+            provides.iter().map(|view| (view.contract.clone(), view.schema)).collect();
+        let mut objections = Vec::new();
+        let Some(process) =
+            self.services[name].processes().find(|process| process.attempt == attempt)
+        else {
+            return;
+        };
+        for contract in self.services[name].spec_of(process).provides.keys() {
+            match offered.get(contract) {
+                None => objections.push(format!("its program does not serve {contract}")),
+                Some(schema) => {
+                    for edge in self.edges.iter() {
+                        let Consumer::Service(consumer) = &edge.consumer else { continue };
+                        let expected = self.services[consumer].used_schemas.get(contract);
+                        if edge.provider == *name
+                            && edge.contract == *contract
+                            && self.services[consumer].processes().next().is_some()
+                            && expected.is_some_and(|expected| expected != schema)
+                        {
+                            objections.push(format!("{consumer} uses another form of {contract}"));
+                        }
+                    }
+                }
+            }
+        }
+        let Some(service) = self.services.get_mut(name) else { return };
+        if objections.is_empty() {
+            service.schemas = offered;
+            service.used_schemas =
+                requires.iter().map(|view| (view.contract.clone(), view.schema)).collect();
+        } else {
+            service.object(turn, attempt, &objections.join("; "));
+        }
+    }
+
+    fn client_asked(
+        &mut self,
+        turn: &mut Turn,
+        client: ClientId,
+        caller: &Caller,
+        contract: &ContractId,
+        schema: u64,
+    ) {
+        let mut refuse = |reason: String| {
+            turn.actions.push(Action::AnswerClient { client, answer: Err(reason), profile: None });
+        };
+        let Some(provider) = self.providers.get(contract).cloned() else {
+            let known: Vec<_> = self.providers.keys().map(ToString::to_string).collect();
+            return refuse(format!("nobody provides {contract}; provided are {}", known.join(", ")));
+        };
+        let service = &self.services[&provider];
+        let allowed = service.spec().provides.get(contract).is_some_and(|offer| {
+            offer.allow.iter().any(|principal| match principal {
+                Principal::Anyone => true,
+                Principal::Uid(uid) => caller.uid == *uid,
+                Principal::Gid(gid) => caller.gids.contains(gid),
+            })
+        });
+        if !allowed {
+            return refuse(format!(
+                "uid {} may not use {contract}: `{provider}` does not allow it in its \
+                 service.toml",
+                caller.uid
+            ));
+        }
+        if service.schemas.get(contract).is_some_and(|known| *known != schema) {
+            return refuse(format!("`{provider}` serves another form of {contract}"));
+        }
+        let profile = Some(service.spec().profile.clone());
+        let route = service.routes[contract].index;
+        let attempt = match self.clients.get(&client) {
+            Some(client) => client.attempt,
+            None => {
+                let attempt = turn.ids.next_attempt();
+                self.clients.insert(client, Client { attempt, uid: caller.uid });
+                attempt
+            }
+        };
+        let uid = self.clients[&client].uid;
+        let consumer = Consumer::Client { client, uid };
+        if self.edges.find(&provider, &consumer, contract).is_none() {
+            self.edges.open(turn, &provider, consumer.clone(), contract, route, Some(attempt));
+        }
+        let edge = self.edges.find(&provider, &consumer, contract).expect("it was just opened");
+        let answer = Ok(edge.used_by(attempt));
+        turn.actions.push(Action::AnswerClient { client, answer, profile });
+    }
+
+    /// What every event may have made due: late phases, waits that are over, channels, the end.
+    fn finish(&mut self, turn: &mut Turn) {
+        let mut due: BTreeSet<ServiceName> = self
+            .services
+            .values()
+            .filter(|service| service.next_deadline().is_some_and(|at| at <= turn.now))
+            .map(|service| service.name.clone())
+            .collect();
+        loop {
+            for name in std::mem::take(&mut due) {
+                self.pass_deadlines(turn, &name);
+            }
+            // A route that serves again lets those start who waited for it; a first end is
+            // followed by a start at once.
+            for service in self.services.values() {
+                let now_due = match &service.place {
+                    Place::Waiting { .. } => self.missing(service).is_empty(),
+                    Place::Backoff { until } => *until <= turn.now,
+                    Place::Stopped
+                    | Place::Up(_)
+                    | Place::Vacant
+                    | Place::Exited { .. }
+                    | Place::Fatal { .. } => false,
+                };
+                if now_due {
+                    due.insert(service.name.clone());
+                }
+            }
+            if due.is_empty() {
+                break;
+            }
+        }
+        self.wind_down(turn);
+        self.fit_edges(turn);
+        for (name, attempt) in std::mem::take(&mut turn.launches) {
+            let service = &self.services[&name];
+            let Some(process) = service.processes().find(|p| p.attempt == attempt) else {
+                continue;
+            };
+            let uses = service.spec_of(process).requires.keys().filter_map(|contract| {
+                Some((self.providers.get(contract)?.clone(), name.to_string()))
+            });
+            turn.actions.push(Action::Launch {
+                attempt,
+                instance: service.instance(),
+                version: process.version.clone(),
+                uid: service.uid,
+                uses: uses.collect(),
+            });
+        }
+    }
+
+    fn pass_deadlines(&mut self, turn: &mut Turn, name: &ServiceName) {
+        let missing = self.missing(&self.services[name]);
+        let hopeless = missing.iter().find_map(|contract| self.hopeless(contract));
+        let Some(service) = self.services.get_mut(name) else { return };
+        let late: Vec<_> = service
+            .processes()
+            .filter(|process| process.deadline.is_some_and(|at| at <= turn.now))
+            .map(|process| process.attempt)
+            .collect();
+        for attempt in late {
+            if let Some(process) = service.process_mut(attempt) {
+                process.deadline = None;
+            }
+            service.hear(turn, attempt, Said::Late);
+        }
+        let start = match &service.place {
+            Place::Waiting { .. } => true,
+            Place::Backoff { until } => *until <= turn.now,
+            Place::Stopped
+            | Place::Up(_)
+            | Place::Vacant
+            | Place::Exited { .. }
+            | Place::Fatal { .. } => false,
+        };
+        if !start {
+            return;
+        }
+        if missing.is_empty() {
+            service.launch(turn);
+            if let Some(process) = service.current() {
+                self.attempts.insert(process.attempt, name.clone());
+            }
+        } else {
+            service.place = Place::Waiting { on: missing };
+            if let Some(text) = hopeless {
+                service.fail_orders(turn, RefusalKind::Waiting, &text);
+            }
+        }
+    }
+
+    /// The contracts that a service requires and nobody serves now.
+    fn missing(&self, service: &Service) -> Vec<ContractId> {
+        let served = |contract: &ContractId| {
+            self.providers
+                .get(contract)
+                .is_some_and(|provider| self.services[provider].is_served(contract))
+        };
+        service.spec().requires.keys().filter(|contract| !served(contract)).cloned().collect()
+    }
+
+    /// Why waiting for a contract is in vain unless a person does something.
+    fn hopeless(&self, contract: &ContractId) -> Option<String> {
+        let Some(provider) = self.providers.get(contract) else {
+            return Some(format!("it waits for {contract}, which no installed service provides"));
+        };
+        let service = &self.services[provider];
+        let state = match &service.place {
+            Place::Stopped if service.goal == Goal::Down => "stopped",
+            Place::Exited { .. } => "exited",
+            Place::Fatal { .. } => "fatal",
+            Place::Stopped
+            | Place::Waiting { .. }
+            | Place::Up(_)
+            | Place::Vacant
+            | Place::Backoff { .. } => return None,
+        };
+        Some(format!("it waits for {contract}, and its provider `{provider}` is {state}"))
+    }
+
+    /// Ends everything in order: who has no living consumer goes first.
+    fn wind_down(&mut self, turn: &mut Turn) {
+        if self.shutdown.is_none() {
+            return;
+        }
+        let used: BTreeSet<ServiceName> = self
+            .services
+            .values()
+            .filter(|service| service.processes().next().is_some())
+            .flat_map(|service| service.spec().requires.keys())
+            .filter_map(|contract| self.providers.get(contract).cloned())
+            .collect();
+        for service in self.services.values_mut() {
+            if service.goal == Goal::Up && !used.contains(&service.name) {
+                // Not recorded: after a reboot it is wanted again.
+                service.goal = Goal::Down;
+                service.settle(turn);
+            }
+        }
+        if !self.ended && self.services.values().all(|s| s.processes().next().is_none()) {
+            self.ended = true;
+            for request in self.shutdown.clone().unwrap_or_default() {
+                turn.answer(request, Ok(Done::ShutDown));
+            }
+            turn.actions.push(Action::Exit);
+        }
+    }
+
+    fn fit_edges(&mut self, turn: &mut Turn) {
+        for name in std::mem::take(&mut turn.dirty) {
+            let service = &self.services[&name];
+            for process in service.processes() {
+                self.attempts.insert(process.attempt, name.clone());
+            }
+            let mut needs: BTreeSet<ContractId> = BTreeSet::new();
+            for process in service.processes() {
+                needs.extend(service.spec_of(process).requires.keys().cloned());
+            }
+            for contract in needs {
+                let Some(provider) = self.providers.get(&contract).cloned() else { continue };
+                let consumer = Consumer::Service(name.clone());
+                if self.edges.find(&provider, &consumer, &contract).is_none() {
+                    let route = self.services[&provider].routes[&contract].index;
+                    self.edges.open(turn, &provider, consumer, &contract, route, None);
+                }
+            }
+            self.edges.fit(turn, &self.services, &name);
+        }
+        // Opening an edge marks its provider; everything is fitted already.
+        turn.dirty.clear();
+    }
+
+    fn decide(&mut self, turn: Turn) -> Decision {
+        for record in &turn.records {
+            if let Record::Ended { attempt } = record {
+                self.attempts.remove(attempt);
+            }
+        }
+        self.ids = turn.ids;
+        Decision { records: turn.records, actions: turn.actions }
+    }
+}
+
+fn hearer<'a>(
+    attempts: &BTreeMap<Attempt, ServiceName>,
+    services: &'a mut BTreeMap<ServiceName, Service>,
+    attempt: Attempt,
+) -> Option<&'a mut Service> {
+    // An event of an earlier attempt finds nobody: it is ignored.
+    services.get_mut(attempts.get(&attempt)?)
+}
+
+fn welcome(turn: &mut Turn, service: &Service, attempt: Attempt) {
+    let Some(process) = service.processes().find(|process| process.attempt == attempt) else {
+        return;
+    };
+    turn.actions.push(Action::Say {
+        attempt,
+        message: Message::Welcome {
+            instance: service.instance(),
+            slot: process.slot,
+            profile: service.spec_of(process).profile.clone(),
+        },
+    });
+}
+
+fn install(
+    turn: &mut Turn,
+    services: &mut BTreeMap<ServiceName, Service>,
+    providers: &mut BTreeMap<ContractId, ServiceName>,
+    spec: ServiceSpec,
+    known_uid: impl Fn(&ServiceName) -> Option<u32>,
+    known_route: impl Fn(&ServiceName, &ContractId) -> Option<u32>,
+) {
+    let name = spec.name.clone();
+    let contracts: Vec<_> = spec.provides.keys().cloned().collect();
+    if let Some(service) = services.get_mut(&name) {
+        service.releases.insert(spec.version.clone(), spec);
+    } else {
+        let uid = known_uid(&name).or_else(|| {
+            let uid = turn.ids.uid?;
+            turn.ids.uid = Some(uid + 1);
+            turn.records.push(Record::Uid { service: name.clone(), uid });
+            Some(uid)
+        });
+        turn.records.push(Record::Active {
+            service: name.clone(),
+            active: spec.version.clone(),
+            previous: None,
+        });
+        services.insert(name.clone(), Service::new(spec, uid));
+    }
+    let service = services.get_mut(&name).expect("it was just inserted");
+    for contract in contracts {
+        providers.entry(contract.clone()).or_insert_with(|| name.clone());
+        if service.routes.contains_key(&contract) {
+            continue;
+        }
+        let index = known_route(&name, &contract).unwrap_or_else(|| {
+            let index = turn.ids.route;
+            assert!((index as usize) < CAPACITY, "the route table is full");
+            turn.ids.route += 1;
+            turn.records.push(Record::Route {
+                service: name.clone(),
+                contract: contract.clone(),
+                route: index,
+            });
+            index
+        });
+        service.routes.insert(contract, Route { index, target: Target::NONE });
+    }
+}
+
+fn refusal(kind: RefusalKind, text: String) -> Refusal {
+    Refusal { kind, text, serving: None, hint: None }
+}
+
+fn no_such(name: &ServiceName, services: &BTreeMap<ServiceName, Service>) -> Refusal {
+    let known: Vec<_> = services.keys().map(ServiceName::as_str).collect();
+    let hint = if known.is_empty() {
+        "nothing is installed; `insulactl install PATH` installs a release".to_owned()
+    } else {
+        format!("installed are {}", known.join(", "))
+    };
+    Refusal {
+        kind: RefusalKind::BadName,
+        text: format!("no such service `{name}`"),
+        serving: None,
+        hint: Some(hint),
+    }
+}
+
+fn obey(turn: &mut Turn, service: &mut Service, request: RequestId, order: Order) {
+    match order {
+        Order::Start => service.order_start(turn, request, Done::Started),
+        Order::Stop => service.order_stop(turn, request),
+        Order::Restart => service.order_restart(turn, request),
+        Order::Upgrade(to) => {
+            let to = to.unwrap_or_else(|| {
+                service.releases.keys().max().expect("a service has a release").clone()
+            });
+            service.order_upgrade(turn, request, to);
+        }
+        Order::Rollback => match service.previous.clone() {
+            Some(previous) => service.order_upgrade(turn, request, previous),
+            None => {
+                let text = format!("{} has no earlier release to go back to", service.name);
+                turn.answer(request, Err(refusal(RefusalKind::NoRelease, text)));
+            }
+        },
+    }
+}

@@ -1,0 +1,193 @@
+//! What `status` shows: one row per instance.
+
+use insula_contract::id::ServiceName;
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::core::Core;
+use crate::process::{Phase, Process};
+use crate::service::{Place, Service};
+use crate::time::Time;
+
+/// The state of an instance: supervisord's names and numbers where the meaning is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum State {
+    /// Down, as wanted.
+    Stopped,
+    /// A contract that it requires is not served.
+    Waiting,
+    /// Launched, and not yet in touch.
+    Starting,
+    /// In touch, and not yet ready.
+    Running,
+    /// On its routes.
+    Ready,
+    /// Finishing what it accepted.
+    Draining,
+    /// Told to end.
+    Stopping,
+    /// Ended; starts again by itself.
+    Backoff,
+    /// Ended, and not to be started again.
+    Exited,
+    /// Left down until a person starts it.
+    Fatal,
+}
+
+impl State {
+    /// supervisord's number; those that it lacks lie between.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Stopped => 0,
+            Self::Waiting => 5,
+            Self::Starting => 10,
+            Self::Running => 20,
+            Self::Ready => 25,
+            Self::Backoff => 30,
+            Self::Draining => 35,
+            Self::Stopping => 40,
+            Self::Exited => 100,
+            Self::Fatal => 200,
+        }
+    }
+
+    /// The name in capitals.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "STOPPED",
+            Self::Waiting => "WAITING",
+            Self::Starting => "STARTING",
+            Self::Running => "RUNNING",
+            Self::Ready => "READY",
+            Self::Draining => "DRAINING",
+            Self::Stopping => "STOPPING",
+            Self::Backoff => "BACKOFF",
+            Self::Exited => "EXITED",
+            Self::Fatal => "FATAL",
+        }
+    }
+
+    /// Whether `status` counts it as up: it is, or is on its way without help.
+    pub fn is_up(self) -> bool {
+        match self {
+            Self::Waiting
+            | Self::Starting
+            | Self::Running
+            | Self::Ready
+            | Self::Draining
+            | Self::Stopping
+            | Self::Backoff => true,
+            Self::Stopped | Self::Exited | Self::Fatal => false,
+        }
+    }
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Row {
+    /// The service.
+    pub name: ServiceName,
+    /// Which place.
+    pub instance: u16,
+    /// Its state.
+    pub state: State,
+    /// The state's number.
+    pub code: u16,
+    /// The process id, while there is a process.
+    pub pid: Option<i32>,
+    /// The attempt, while there is a process.
+    pub attempt: Option<u64>,
+    /// How long the process runs, in milliseconds.
+    pub uptime_ms: Option<u64>,
+    /// The release that runs, or would.
+    pub version: Version,
+    /// The release before, to which `rollback` goes.
+    pub previous: Option<Version>,
+    /// The profile.
+    pub profile: String,
+    /// The user id that it runs under, if it has one of its own.
+    pub uid: Option<u32>,
+    /// Restarts by the supervisor since a person started it.
+    pub restarts: u64,
+    /// The release that is coming, during an upgrade.
+    pub upgrading_to: Option<Version>,
+    /// Why it is as it is, where that is not plain.
+    pub reason: Option<String>,
+}
+
+/// The rows of all services, by name.
+pub fn rows(core: &Core, now: Time) -> Vec<Row> {
+    core.services().values().map(|service| row(service, now)).collect()
+}
+
+fn row(service: &Service, now: Time) -> Row {
+    let process = service.current();
+    let state = state(service);
+    Row {
+        name: service.name.clone(),
+        instance: 0,
+        state,
+        code: state.code(),
+        pid: process.and_then(|process| process.pid),
+        attempt: process.map(|process| process.attempt.0),
+        uptime_ms: process.map(|process| {
+            u64::try_from(now.since(process.launched).as_millis()).unwrap_or(u64::MAX)
+        }),
+        version: process.map_or_else(|| service.active.clone(), |p| p.version.clone()),
+        previous: service.previous.clone(),
+        profile: service.spec().profile.clone(),
+        uid: service.uid,
+        restarts: service.history.restarts,
+        upgrading_to: service.upgrade.as_ref().map(|upgrade| upgrade.to.clone()),
+        reason: reason(service, now),
+    }
+}
+
+fn state(service: &Service) -> State {
+    match &service.place {
+        Place::Stopped => State::Stopped,
+        Place::Waiting { .. } => State::Waiting,
+        Place::Vacant => State::Starting,
+        Place::Backoff { .. } => State::Backoff,
+        Place::Exited { .. } => State::Exited,
+        Place::Fatal { .. } => State::Fatal,
+        Place::Up(process) => process_state(process),
+    }
+}
+
+fn process_state(process: &Process) -> State {
+    match process.phase {
+        Phase::Launching | Phase::Starting => State::Starting,
+        Phase::Running | Phase::Prepared | Phase::Leading(_) => State::Running,
+        Phase::Ready | Phase::Yielding(_) => State::Ready,
+        Phase::Draining => State::Draining,
+        Phase::Stopping | Phase::Killing => State::Stopping,
+    }
+}
+
+fn reason(service: &Service, now: Time) -> Option<String> {
+    let last = || {
+        let end = service.last_end.as_ref()?;
+        Some(match &end.reason {
+            Some(reason) => format!("{} ({reason})", end.outcome),
+            None => end.outcome.to_string(),
+        })
+    };
+    match &service.place {
+        Place::Waiting { on } => {
+            let on: Vec<_> = on.iter().map(ToString::to_string).collect();
+            Some(format!("waits for {}", on.join(", ")))
+        }
+        Place::Backoff { until } => Some(format!(
+            "starts again in {:.1} s; {}",
+            until.since(now).as_secs_f64(),
+            last().unwrap_or_else(|| "not started yet".to_owned())
+        )),
+        Place::Exited { .. } => last(),
+        Place::Fatal { reason } => Some(reason.clone()),
+        Place::Up(process) => process.blame.clone(),
+        Place::Stopped | Place::Vacant => None,
+    }
+}

@@ -1,0 +1,147 @@
+//! Checked specs: what a release and a profile ask for, after every check.
+//!
+//! Made by the supervisor's `config` from TOML, stored in its ledger, and the only form of
+//! configuration that the core knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use insula_contract::id::{ContractId, ServiceName};
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+/// One release of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Whose release it is.
+    pub name: ServiceName,
+    /// Its version.
+    pub version: Version,
+    /// For people.
+    pub description: String,
+    /// The program, relative to the release's directory, and its arguments.
+    pub command: Vec<String>,
+    /// The name of the profile it runs under.
+    pub profile: String,
+    /// From its launch to ready.
+    pub ready_timeout: Duration,
+    /// For finishing what it accepted.
+    pub drain_timeout: Duration,
+    /// From its stop signal to its end.
+    pub stop_timeout: Duration,
+    /// The number of its stop signal.
+    pub stop_signal: i32,
+    /// Whether its goal is restored when the daemon starts.
+    pub autostart: bool,
+    /// When it is started again.
+    pub restart: RestartPolicy,
+    /// Exit codes that are no failure.
+    pub expected_exit_codes: BTreeSet<i32>,
+    /// What of the network it may use.
+    pub network: Network,
+    /// TCP ports that it may listen on.
+    pub listen: Vec<u16>,
+    /// Its environment beside what the supervisor sets.
+    pub environment: BTreeMap<String, String>,
+    /// Limits of its process.
+    pub limits: Limits,
+    /// Contracts that it offers.
+    pub provides: BTreeMap<ContractId, Offer>,
+    /// Contracts that it uses.
+    pub requires: BTreeMap<ContractId, Need>,
+    /// Its store, if it has one.
+    pub data: Option<DataSpec>,
+}
+
+/// When a process that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Whatever its end was.
+    Always,
+    /// Unless it exited with an expected code.
+    OnFailure,
+    /// Not.
+    Never,
+}
+
+/// What of the network a service may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// Nothing.
+    None,
+    /// This host.
+    Loopback,
+    /// Anything.
+    Any,
+}
+
+/// Limits of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Descriptors that it may have open.
+    pub open_files: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { open_files: 4096 }
+    }
+}
+
+/// A contract that a service offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Who may use it without being supervised.
+    pub allow: Vec<Principal>,
+}
+
+/// Somebody on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Principal {
+    /// Everybody.
+    Anyone,
+    /// A user.
+    Uid(u32),
+    /// The members of a group.
+    Gid(u32),
+}
+
+/// A contract that a service uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {}
+
+/// A service's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSpec {
+    /// The version of its schema.
+    pub schema: u32,
+    /// How much it may hold, in bytes.
+    pub size_max: u64,
+}
+
+/// What a profile gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileSpec {
+    /// The CPUs that it runs on.
+    pub cpus: Cpus,
+    /// How long a waiter spins before it parks.
+    pub spin: Spin,
+}
+
+/// A set of CPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cpus {
+    /// All that the supervisor may use.
+    All,
+    /// These.
+    List(Vec<usize>),
+}
+
+/// How long a waiter spins before it parks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spin {
+    /// This long; zero parks at once.
+    For(Duration),
+    /// It never parks.
+    Forever,
+}
