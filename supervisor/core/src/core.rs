@@ -137,17 +137,24 @@ impl Core {
 
     /// When something is late, or due.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.services.values().filter_map(Service::next_deadline).min()
+        self.services
+            .values()
+            .filter_map(Service::next_deadline)
+            .min()
     }
 
     /// Whether a release could be installed: everything that speaks against it.
     pub fn check_install(&self, spec: &ServiceSpec) -> Vec<String> {
         let taken = spec.provides.keys().filter_map(|contract| {
-            let owner = self.providers.get(contract).filter(|owner| **owner != spec.name)?;
+            let owner = self
+                .providers
+                .get(contract)
+                .filter(|owner| **owner != spec.name)?;
             Some(format!("{contract} is provided by `{owner}` already"))
         });
         let missing = spec.requires.keys().filter_map(|contract| {
-            let known = self.providers.contains_key(contract) || spec.provides.contains_key(contract);
+            let known =
+                self.providers.contains_key(contract) || spec.provides.contains_key(contract);
             (!known).then(|| {
                 let offered: Vec<_> = self.providers.keys().map(ToString::to_string).collect();
                 if offered.is_empty() {
@@ -182,7 +189,11 @@ impl Core {
                 Record::Uid { service, uid } => {
                     uids.insert(service.clone(), *uid);
                 }
-                Record::Route { service, contract, route } => {
+                Record::Route {
+                    service,
+                    contract,
+                    route,
+                } => {
                     routes.insert((service.clone(), contract.clone()), *route);
                 }
                 Record::Goal { .. }
@@ -211,7 +222,11 @@ impl Core {
                         service.goal = if up { Goal::Up } else { Goal::Down };
                     }
                 }
-                Record::Active { service, active, previous } => {
+                Record::Active {
+                    service,
+                    active,
+                    previous,
+                } => {
                     if let Some(service) = self.services.get_mut(&service)
                         && service.releases.contains_key(&active)
                     {
@@ -224,7 +239,12 @@ impl Core {
                         service.epoch = service.epoch.max(epoch);
                     }
                 }
-                Record::Began { attempt, instance, version, slot } => {
+                Record::Began {
+                    attempt,
+                    instance,
+                    version,
+                    slot,
+                } => {
                     began.insert(attempt, (instance.service, version, slot));
                 }
                 Record::Ended { attempt } => {
@@ -271,6 +291,8 @@ impl Core {
                 service.place = Place::Up(process);
             } else {
                 process.enter(Phase::Killing, None);
+                // It may have been told to lead, and nobody remembers.
+                process.led = true;
                 process.blame = Some("it belongs to an upgrade that was given up".to_owned());
                 turn.actions.push(Action::Kill { attempt });
                 service.leaving.push(process);
@@ -293,7 +315,11 @@ impl Core {
                     |_, _| None,
                 );
             }
-            Event::Ordered { request, service, order } => {
+            Event::Ordered {
+                request,
+                service,
+                order,
+            } => {
                 if self.shutdown.is_some() {
                     let text = "the daemon is shutting down".to_owned();
                     turn.answer(request, Err(refusal(RefusalKind::ShuttingDown, text)));
@@ -324,7 +350,14 @@ impl Core {
                     service.hear(&mut turn, attempt, Said::Exited(outcome));
                 }
             }
-            Event::Greeted { attempt, provides, requires, leadership, ready, .. } => {
+            Event::Greeted {
+                attempt,
+                provides,
+                requires,
+                leadership,
+                ready,
+                ..
+            } => {
                 if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
                     let name = service.name.clone();
                     welcome(&mut turn, service, attempt);
@@ -346,12 +379,18 @@ impl Core {
             Event::Drained { attempt } => {
                 self.hear(&mut turn, attempt, Said::Drained);
             }
-            Event::ClientAsked { client, caller, contract, schema } => {
+            Event::ClientAsked {
+                client,
+                caller,
+                contract,
+                schema,
+            } => {
                 self.client_asked(&mut turn, client, &caller, &contract, schema);
             }
             Event::ClientLeft { client } => {
                 if let Some(client) = self.clients.remove(&client) {
-                    self.edges.close_client(&mut turn, &self.services, client.attempt);
+                    self.edges
+                        .close_client(&mut turn, &self.services, client.attempt);
                 }
             }
             Event::Ticked => {}
@@ -388,11 +427,14 @@ impl Core {
         provides: &[ContractView],
         requires: &[ContractView],
     ) {
-        let offered: BTreeMap<_, _> =
-            provides.iter().map(|view| (view.contract.clone(), view.schema)).collect();
+        let offered: BTreeMap<_, _> = provides
+            .iter()
+            .map(|view| (view.contract.clone(), view.schema))
+            .collect();
         let mut objections = Vec::new();
-        let Some(process) =
-            self.services[name].processes().find(|process| process.attempt == attempt)
+        let Some(process) = self.services[name]
+            .processes()
+            .find(|process| process.attempt == attempt)
         else {
             return;
         };
@@ -401,7 +443,9 @@ impl Core {
                 None => objections.push(format!("its program does not serve {contract}")),
                 Some(schema) => {
                     for edge in self.edges.iter() {
-                        let Consumer::Service(consumer) = &edge.consumer else { continue };
+                        let Consumer::Service(consumer) = &edge.consumer else {
+                            continue;
+                        };
                         let expected = self.services[consumer].used_schemas.get(contract);
                         if edge.provider == *name
                             && edge.contract == *contract
@@ -414,11 +458,15 @@ impl Core {
                 }
             }
         }
-        let Some(service) = self.services.get_mut(name) else { return };
+        let Some(service) = self.services.get_mut(name) else {
+            return;
+        };
         if objections.is_empty() {
             service.schemas = offered;
-            service.used_schemas =
-                requires.iter().map(|view| (view.contract.clone(), view.schema)).collect();
+            service.used_schemas = requires
+                .iter()
+                .map(|view| (view.contract.clone(), view.schema))
+                .collect();
         } else {
             service.object(turn, attempt, &objections.join("; "));
         }
@@ -433,11 +481,18 @@ impl Core {
         schema: u64,
     ) {
         let mut refuse = |reason: String| {
-            turn.actions.push(Action::AnswerClient { client, answer: Err(reason), profile: None });
+            turn.actions.push(Action::AnswerClient {
+                client,
+                answer: Err(reason),
+                profile: None,
+            });
         };
         let Some(provider) = self.providers.get(contract).cloned() else {
             let known: Vec<_> = self.providers.keys().map(ToString::to_string).collect();
-            return refuse(format!("nobody provides {contract}; provided are {}", known.join(", ")));
+            return refuse(format!(
+                "nobody provides {contract}; provided are {}",
+                known.join(", ")
+            ));
         };
         let service = &self.services[&provider];
         let allowed = service.spec().provides.get(contract).is_some_and(|offer| {
@@ -454,7 +509,11 @@ impl Core {
                 caller.uid
             ));
         }
-        if service.schemas.get(contract).is_some_and(|known| *known != schema) {
+        if service
+            .schemas
+            .get(contract)
+            .is_some_and(|known| *known != schema)
+        {
             return refuse(format!("`{provider}` serves another form of {contract}"));
         }
         let profile = Some(service.spec().profile.clone());
@@ -463,18 +522,38 @@ impl Core {
             Some(client) => client.attempt,
             None => {
                 let attempt = turn.ids.next_attempt();
-                self.clients.insert(client, Client { attempt, uid: caller.uid });
+                self.clients.insert(
+                    client,
+                    Client {
+                        attempt,
+                        uid: caller.uid,
+                    },
+                );
                 attempt
             }
         };
         let uid = self.clients[&client].uid;
         let consumer = Consumer::Client { client, uid };
         if self.edges.find(&provider, &consumer, contract).is_none() {
-            self.edges.open(turn, &provider, consumer.clone(), contract, route, Some(attempt));
+            self.edges.open(
+                turn,
+                &provider,
+                consumer.clone(),
+                contract,
+                route,
+                Some(attempt),
+            );
         }
-        let edge = self.edges.find(&provider, &consumer, contract).expect("it was just opened");
+        let edge = self
+            .edges
+            .find(&provider, &consumer, contract)
+            .expect("it was just opened");
         let answer = Ok(edge.used_by(attempt));
-        turn.actions.push(Action::AnswerClient { client, answer, profile });
+        turn.actions.push(Action::AnswerClient {
+            client,
+            answer,
+            profile,
+        });
     }
 
     /// What every event may have made due: late phases, waits that are over, channels, the end.
@@ -516,9 +595,13 @@ impl Core {
             let Some(process) = service.processes().find(|p| p.attempt == attempt) else {
                 continue;
             };
-            let uses = service.spec_of(process).requires.keys().filter_map(|contract| {
-                Some((self.providers.get(contract)?.clone(), name.to_string()))
-            });
+            let uses = service
+                .spec_of(process)
+                .requires
+                .keys()
+                .filter_map(|contract| {
+                    Some((self.providers.get(contract)?.clone(), name.to_string()))
+                });
             turn.actions.push(Action::Launch {
                 attempt,
                 instance: service.instance(),
@@ -532,7 +615,9 @@ impl Core {
     fn pass_deadlines(&mut self, turn: &mut Turn, name: &ServiceName) {
         let missing = self.missing(&self.services[name]);
         let hopeless = missing.iter().find_map(|contract| self.hopeless(contract));
-        let Some(service) = self.services.get_mut(name) else { return };
+        let Some(service) = self.services.get_mut(name) else {
+            return;
+        };
         let late: Vec<_> = service
             .processes()
             .filter(|process| process.deadline.is_some_and(|at| at <= turn.now))
@@ -576,13 +661,21 @@ impl Core {
                 .get(contract)
                 .is_some_and(|provider| self.services[provider].is_served(contract))
         };
-        service.spec().requires.keys().filter(|contract| !served(contract)).cloned().collect()
+        service
+            .spec()
+            .requires
+            .keys()
+            .filter(|contract| !served(contract))
+            .cloned()
+            .collect()
     }
 
     /// Why waiting for a contract is in vain unless a person does something.
     fn hopeless(&self, contract: &ContractId) -> Option<String> {
         let Some(provider) = self.providers.get(contract) else {
-            return Some(format!("it waits for {contract}, which no installed service provides"));
+            return Some(format!(
+                "it waits for {contract}, which no installed service provides"
+            ));
         };
         let service = &self.services[provider];
         let state = match &service.place {
@@ -595,7 +688,9 @@ impl Core {
             | Place::Vacant
             | Place::Backoff { .. } => return None,
         };
-        Some(format!("it waits for {contract}, and its provider `{provider}` is {state}"))
+        Some(format!(
+            "it waits for {contract}, and its provider `{provider}` is {state}"
+        ))
     }
 
     /// Ends everything in order: who has no living consumer goes first.
@@ -617,7 +712,12 @@ impl Core {
                 service.settle(turn);
             }
         }
-        if !self.ended && self.services.values().all(|s| s.processes().next().is_none()) {
+        if !self.ended
+            && self
+                .services
+                .values()
+                .all(|s| s.processes().next().is_none())
+        {
             self.ended = true;
             for request in self.shutdown.clone().unwrap_or_default() {
                 turn.answer(request, Ok(Done::ShutDown));
@@ -637,11 +737,14 @@ impl Core {
                 needs.extend(service.spec_of(process).requires.keys().cloned());
             }
             for contract in needs {
-                let Some(provider) = self.providers.get(&contract).cloned() else { continue };
+                let Some(provider) = self.providers.get(&contract).cloned() else {
+                    continue;
+                };
                 let consumer = Consumer::Service(name.clone());
                 if self.edges.find(&provider, &consumer, &contract).is_none() {
                     let route = self.services[&provider].routes[&contract].index;
-                    self.edges.open(turn, &provider, consumer, &contract, route, None);
+                    self.edges
+                        .open(turn, &provider, consumer, &contract, route, None);
                 }
             }
             self.edges.fit(turn, &self.services, &name);
@@ -657,7 +760,10 @@ impl Core {
             }
         }
         self.ids = turn.ids;
-        Decision { records: turn.records, actions: turn.actions }
+        Decision {
+            records: turn.records,
+            actions: turn.actions,
+        }
     }
 }
 
@@ -671,7 +777,10 @@ fn hearer<'a>(
 }
 
 fn welcome(turn: &mut Turn, service: &Service, attempt: Attempt) {
-    let Some(process) = service.processes().find(|process| process.attempt == attempt) else {
+    let Some(process) = service
+        .processes()
+        .find(|process| process.attempt == attempt)
+    else {
         return;
     };
     turn.actions.push(Action::Say {
@@ -700,7 +809,10 @@ fn install(
         let uid = known_uid(&name).or_else(|| {
             let uid = turn.ids.uid?;
             turn.ids.uid = Some(uid + 1);
-            turn.records.push(Record::Uid { service: name.clone(), uid });
+            turn.records.push(Record::Uid {
+                service: name.clone(),
+                uid,
+            });
             Some(uid)
         });
         turn.records.push(Record::Active {
@@ -712,7 +824,9 @@ fn install(
     }
     let service = services.get_mut(&name).expect("it was just inserted");
     for contract in contracts {
-        providers.entry(contract.clone()).or_insert_with(|| name.clone());
+        providers
+            .entry(contract.clone())
+            .or_insert_with(|| name.clone());
         if service.routes.contains_key(&contract) {
             continue;
         }
@@ -727,12 +841,23 @@ fn install(
             });
             index
         });
-        service.routes.insert(contract, Route { index, target: Target::NONE });
+        service.routes.insert(
+            contract,
+            Route {
+                index,
+                target: Target::NONE,
+            },
+        );
     }
 }
 
 fn refusal(kind: RefusalKind, text: String) -> Refusal {
-    Refusal { kind, text, serving: None, hint: None }
+    Refusal {
+        kind,
+        text,
+        serving: None,
+        hint: None,
+    }
 }
 
 fn no_such(name: &ServiceName, services: &BTreeMap<ServiceName, Service>) -> Refusal {
@@ -757,7 +882,12 @@ fn obey(turn: &mut Turn, service: &mut Service, request: RequestId, order: Order
         Order::Restart => service.order_restart(turn, request),
         Order::Upgrade(to) => {
             let to = to.unwrap_or_else(|| {
-                service.releases.keys().max().expect("a service has a release").clone()
+                service
+                    .releases
+                    .keys()
+                    .max()
+                    .expect("a service has a release")
+                    .clone()
             });
             service.order_upgrade(turn, request, to);
         }

@@ -53,9 +53,15 @@ impl Edges {
         consumer: &Consumer,
         contract: &ContractId,
     ) -> Option<&Edge> {
-        self.by_service.get(provider)?.iter().map(|id| &self.edges[id]).find(|edge| {
-            edge.provider == *provider && edge.consumer == *consumer && edge.contract == *contract
-        })
+        self.by_service
+            .get(provider)?
+            .iter()
+            .map(|id| &self.edges[id])
+            .find(|edge| {
+                edge.provider == *provider
+                    && edge.consumer == *consumer
+                    && edge.contract == *contract
+            })
     }
 
     pub(crate) fn open(
@@ -74,7 +80,10 @@ impl Edges {
             provider: provider.clone(),
             consumer: consumer.clone(),
         });
-        self.by_service.entry(provider.clone()).or_default().insert(id);
+        self.by_service
+            .entry(provider.clone())
+            .or_default()
+            .insert(id);
         if let Consumer::Service(name) = &consumer {
             self.by_service.entry(name.clone()).or_default().insert(id);
         }
@@ -109,7 +118,9 @@ impl Edges {
             .map(|edge| edge.id)
             .collect();
         for id in gone {
-            let Some(mut edge) = self.edges.remove(&id) else { continue };
+            let Some(mut edge) = self.edges.remove(&id) else {
+                continue;
+            };
             if let Some(ids) = self.by_service.get_mut(&edge.provider) {
                 ids.remove(&id);
             }
@@ -126,7 +137,9 @@ impl Edges {
     /// A process said hello on a new line: it is told of all its edges again.
     pub(crate) fn forget_telling(&mut self, service: &ServiceName, attempt: Attempt) {
         for id in self.by_service.get(service).into_iter().flatten() {
-            let Some(edge) = self.edges.get_mut(id) else { continue };
+            let Some(edge) = self.edges.get_mut(id) else {
+                continue;
+            };
             edge.told.remove(&attempt);
             for ((provider, _), told) in &mut edge.pairs {
                 if *provider == attempt {
@@ -164,9 +177,11 @@ impl Edge {
         let providers = ends(&self.provider);
         let consumers = match &self.consumer {
             Consumer::Service(name) => ends(name),
-            Consumer::Client { .. } => {
-                self.client_attempt.iter().map(|&attempt| (attempt, true)).collect()
-            }
+            Consumer::Client { .. } => self
+                .client_attempt
+                .iter()
+                .map(|&attempt| (attempt, true))
+                .collect(),
         };
 
         let over: Vec<_> = self
@@ -181,7 +196,10 @@ impl Edge {
             if told && providers.contains_key(&pair.0) {
                 turn.actions.push(Action::Say {
                     attempt: pair.0,
-                    message: Message::Plain(ToService::Unserve { edge: self.id, consumer: pair.1 }),
+                    message: Message::Plain(ToService::Unserve {
+                        edge: self.id,
+                        consumer: pair.1,
+                    }),
                 });
             }
             turn.actions.push(Action::ClosePair {

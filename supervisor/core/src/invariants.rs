@@ -19,16 +19,22 @@ pub fn violations(core: &Core) -> Vec<String> {
         let provider = &core.services()[&edge.provider];
         for (p, c) in edge.pairs.keys() {
             if !provider.processes().any(|process| process.attempt == *p) {
-                found.push(format!("edge {} has a channel of the dead attempt {p}", edge.id));
+                found.push(format!(
+                    "edge {} has a channel of the dead attempt {p}",
+                    edge.id
+                ));
             }
             let living = match &edge.consumer {
-                Consumer::Service(name) => {
-                    core.services()[name].processes().any(|process| process.attempt == *c)
-                }
+                Consumer::Service(name) => core.services()[name]
+                    .processes()
+                    .any(|process| process.attempt == *c),
                 Consumer::Client { .. } => edge.client_attempt == Some(*c),
             };
             if !living {
-                found.push(format!("edge {} has a channel of the dead attempt {c}", edge.id));
+                found.push(format!(
+                    "edge {} has a channel of the dead attempt {c}",
+                    edge.id
+                ));
             }
         }
     }
@@ -37,9 +43,14 @@ pub fn violations(core: &Core) -> Vec<String> {
 
 fn check_service(core: &Core, service: &Service, found: &mut Vec<String>) {
     let name = &service.name;
-    let writers = service.processes().filter(|process| process.may_write()).count();
+    let writers = service
+        .processes()
+        .filter(|process| process.may_write())
+        .count();
     if writers > 1 {
-        found.push(format!("{name} has {writers} processes that may write its store"));
+        found.push(format!(
+            "{name} has {writers} processes that may write its store"
+        ));
     }
     let slots: BTreeSet<_> = service.processes().map(|process| process.slot).collect();
     if slots.len() != service.processes().count() {
@@ -61,12 +72,19 @@ fn check_service(core: &Core, service: &Service, found: &mut Vec<String>) {
         if serves != ready {
             found.push(format!(
                 "{name} is {} and the route of {contract} says {:?}",
-                if service.is_ready() { "ready" } else { "not ready" },
+                if service.is_ready() {
+                    "ready"
+                } else {
+                    "not ready"
+                },
                 route.target
             ));
         }
     }
-    let leading = service.upgrade.as_ref().is_some_and(|u| u.step == UpgradeStep::Leading);
+    let leading = service
+        .upgrade
+        .as_ref()
+        .is_some_and(|u| u.step == UpgradeStep::Leading);
     if service.place == Place::Vacant && !leading {
         found.push(format!("{name} has an empty place and nobody takes it"));
     }
@@ -78,10 +96,14 @@ fn check_service(core: &Core, service: &Service, found: &mut Vec<String>) {
         Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => false,
     };
     if !service.until_ready.is_empty() && !coming {
-        found.push(format!("{name} lets those wait who started it, and does not start"));
+        found.push(format!(
+            "{name} lets those wait who started it, and does not start"
+        ));
     }
     if !service.until_stopped.is_empty() && service.processes().next().is_none() {
-        found.push(format!("{name} lets those wait who stopped it, and is down"));
+        found.push(format!(
+            "{name} lets those wait who stopped it, and is down"
+        ));
     }
 }
 

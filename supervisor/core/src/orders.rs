@@ -7,16 +7,44 @@ use crate::process::Phase;
 use crate::service::{Goal, Place, Service, Turn, Why};
 
 impl Service {
+    /// Changes what is wanted; orders for the opposite have lost.
     fn want(&mut self, turn: &mut Turn, goal: Goal) {
+        let (lost, order): (Vec<_>, _) = match goal {
+            Goal::Up => (std::mem::take(&mut self.until_stopped), "started"),
+            Goal::Down => {
+                let ready = std::mem::take(&mut self.until_ready);
+                (
+                    ready.into_iter().map(|(request, _)| request).collect(),
+                    "stopped",
+                )
+            }
+        };
+        for request in lost {
+            let text = format!("{} is to be {order}", self.name);
+            self.refuse(turn, request, RefusalKind::Superseded, text);
+        }
         if self.goal != goal {
             self.goal = goal;
-            turn.records.push(Record::Goal { service: self.name.clone(), up: goal == Goal::Up });
+            turn.records.push(Record::Goal {
+                service: self.name.clone(),
+                up: goal == Goal::Up,
+            });
         }
     }
 
     fn refuse(&self, turn: &mut Turn, request: RequestId, kind: RefusalKind, text: String) {
-        let serving = self.is_ready().then(|| format!("{} {} serves", self.name, self.active));
-        turn.answer(request, Err(Refusal { kind, text, serving, hint: None }));
+        let serving = self
+            .is_ready()
+            .then(|| format!("{} {} serves", self.name, self.active));
+        turn.answer(
+            request,
+            Err(Refusal {
+                kind,
+                text,
+                serving,
+                hint: None,
+            }),
+        );
     }
 
     fn refuse_if_busy(&self, turn: &mut Turn, request: RequestId) -> bool {
@@ -42,10 +70,6 @@ impl Service {
         }
         self.want(turn, Goal::Up);
         self.until_ready.push((request, done));
-        for request in std::mem::take(&mut self.until_stopped) {
-            let text = format!("{} is to be started", self.name);
-            self.refuse(turn, request, RefusalKind::Superseded, text);
-        }
         match &self.place {
             Place::Stopped
             | Place::Backoff { .. }
@@ -62,10 +86,6 @@ impl Service {
 
     pub(crate) fn order_stop(&mut self, turn: &mut Turn, request: RequestId) {
         self.want(turn, Goal::Down);
-        for (request, _) in std::mem::take(&mut self.until_ready) {
-            let text = format!("{} is to be stopped", self.name);
-            self.refuse(turn, request, RefusalKind::Superseded, text);
-        }
         if self.processes().next().is_none() {
             let answer = match &self.place {
                 Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => Done::NotRunning,
@@ -140,9 +160,10 @@ impl Service {
             Place::Up(process) if process.phase == Phase::Ready && self.runs_beside() => {
                 self.begin_upgrade(turn, to, Why::Upgrade, Some(request));
             }
-            Place::Up(_) => {
+            Place::Up(_) if self.goal == Goal::Up => {
                 self.switch(turn, to.clone());
-                self.until_ready.push((request, Done::Upgraded { from, to }));
+                self.until_ready
+                    .push((request, Done::Upgraded { from, to }));
                 self.send_away(turn);
             }
             Place::Backoff { .. } | Place::Waiting { .. } | Place::Fatal { .. }
@@ -151,7 +172,8 @@ impl Service {
                 self.switch(turn, to.clone());
                 self.order_start(turn, request, Done::Upgraded { from, to });
             }
-            Place::Stopped
+            Place::Up(_)
+            | Place::Stopped
             | Place::Waiting { .. }
             | Place::Vacant
             | Place::Backoff { .. }

@@ -329,7 +329,13 @@ fn transition(phase: Phase, said: Said) -> (Option<Phase>, Step) {
             | P::Stopping
             | P::Killing,
             S::Exited(outcome),
-        ) => (None, Step::Gone { from: phase, outcome }),
+        ) => (
+            None,
+            Step::Gone {
+                from: phase,
+                outcome,
+            },
+        ),
     }
 }
 
@@ -395,7 +401,11 @@ mod tests {
 
     #[test]
     fn every_phase_hears_every_word_as_the_table_says() {
-        let rows: Vec<_> = TABLE.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        let rows: Vec<_> = TABLE
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty())
+            .collect();
         assert_eq!(rows.len(), PHASES.len());
         for (phase, row) in PHASES.into_iter().zip(rows) {
             let (label, cells) = row.split_once(char::is_whitespace).unwrap();
@@ -431,7 +441,10 @@ mod tests {
             Process::launching(Attempt(1), Version::new(1, 0, 0), 0, Time(0), Time(9));
         let _ = process.hear(Said::Launched);
         let _ = process.hear(Said::Hello);
-        assert_eq!((process.phase, process.deadline), (Phase::Running, Some(Time(9))));
+        assert_eq!(
+            (process.phase, process.deadline),
+            (Phase::Running, Some(Time(9)))
+        );
         let _ = process.hear(Said::Ready);
         assert_eq!((process.phase, process.deadline), (Phase::Prepared, None));
     }

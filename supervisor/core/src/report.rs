@@ -119,7 +119,10 @@ pub struct Row {
 
 /// The rows of all services, by name.
 pub fn rows(core: &Core, now: Time) -> Vec<Row> {
-    core.services().values().map(|service| row(service, now)).collect()
+    core.services()
+        .values()
+        .map(|service| row(service, now))
+        .collect()
 }
 
 fn row(service: &Service, now: Time) -> Row {

@@ -67,7 +67,11 @@ impl RestartHistory {
         if now.since(launched) >= limits.stable {
             self.in_a_row = 0;
         }
-        while self.ends.front().is_some_and(|&end| now.since(end) >= limits.window) {
+        while self
+            .ends
+            .front()
+            .is_some_and(|&end| now.since(end) >= limits.window)
+        {
             self.ends.pop_front();
         }
         self.ends.push_back(now);
@@ -77,7 +81,10 @@ impl RestartHistory {
         self.restarts += 1;
         let wait = match self.in_a_row {
             0 => Duration::ZERO,
-            n => limits.base.saturating_mul(1 << (n - 1).min(20)).min(limits.cap),
+            n => limits
+                .base
+                .saturating_mul(1 << (n - 1).min(20))
+                .min(limits.cap),
         };
         self.in_a_row += 1;
         let quarter = u64::try_from(wait.as_nanos() / 4).unwrap_or(u64::MAX);
@@ -114,8 +121,18 @@ mod tests {
     #[test]
     fn waits_double_to_the_cap_and_a_crash_loop_ends_them() {
         let mut history = RestartHistory::default();
-        let waits: Vec<_> = (0..7).map(|n| wait(&mut history, n * 10, n * 10 + 5)).collect();
-        let doubled = [Some(0), Some(100), Some(200), Some(400), Some(800), Some(800), None];
+        let waits: Vec<_> = (0..7)
+            .map(|n| wait(&mut history, n * 10, n * 10 + 5))
+            .collect();
+        let doubled = [
+            Some(0),
+            Some(100),
+            Some(200),
+            Some(400),
+            Some(800),
+            Some(800),
+            None,
+        ];
         assert_eq!(waits, doubled);
     }
 
@@ -131,18 +148,27 @@ mod tests {
     fn ends_outside_the_window_do_not_count() {
         let mut history = RestartHistory::default();
         for n in 0..100 {
-            assert!(wait(&mut history, n * 11_000, n * 11_000 + 10_500).is_some(), "end {n}");
+            assert!(
+                wait(&mut history, n * 11_000, n * 11_000 + 10_500).is_some(),
+                "end {n}"
+            );
         }
     }
 
     #[test]
     fn jitter_stays_below_a_quarter() {
         for chance in [0, 1, 24_999_999, u64::MAX] {
-            let mut history = RestartHistory { in_a_row: 1, ..RestartHistory::default() };
+            let mut history = RestartHistory {
+                in_a_row: 1,
+                ..RestartHistory::default()
+            };
             let Verdict::Again(wait) = history.ended(&LIMITS, Time(0), Time(5), chance) else {
                 panic!("no crash loop yet");
             };
-            assert!(wait >= LIMITS.base && wait < LIMITS.base * 5 / 4, "{wait:?}");
+            assert!(
+                wait >= LIMITS.base && wait < LIMITS.base * 5 / 4,
+                "{wait:?}"
+            );
         }
     }
 }

@@ -21,9 +21,7 @@ use insula_contract::line::{Leadership, ToService};
 use insula_contract::route::{RouteState, Target};
 use semver::Version;
 
-use crate::event::{
-    Action, Done, Message, Record, Refusal, RefusalKind, RequestId, UpgradeStep,
-};
+use crate::event::{Action, Done, Message, Record, Refusal, RefusalKind, RequestId, UpgradeStep};
 use crate::process::{Outcome, Phase, Process, Said, Step};
 use crate::restart::{RestartHistory, RestartLimits, Verdict};
 use crate::spec::{RestartPolicy, ServiceSpec};
@@ -180,11 +178,17 @@ pub(crate) struct Turn {
 
 impl Turn {
     fn say(&mut self, attempt: Attempt, message: ToService) {
-        self.actions.push(Action::Say { attempt, message: Message::Plain(message) });
+        self.actions.push(Action::Say {
+            attempt,
+            message: Message::Plain(message),
+        });
     }
 
     pub(crate) fn note(&mut self, service: &ServiceName, text: String) {
-        self.actions.push(Action::Note { service: Some(service.clone()), text });
+        self.actions.push(Action::Note {
+            service: Some(service.clone()),
+            text,
+        });
     }
 
     pub(crate) fn answer(&mut self, request: RequestId, answer: Result<Done, Refusal>) {
@@ -303,17 +307,21 @@ impl Service {
     }
 
     pub(crate) fn process_mut(&mut self, attempt: Attempt) -> Option<&mut Process> {
-        self.processes_mut().find(|process| process.attempt == attempt)
+        self.processes_mut()
+            .find(|process| process.attempt == attempt)
     }
 
     /// Whether its process is on its routes.
     pub fn is_ready(&self) -> bool {
-        self.current().is_some_and(|process| process.phase == Phase::Ready)
+        self.current()
+            .is_some_and(|process| process.phase == Phase::Ready)
     }
 
     /// Whether requests for one of its contracts are served now.
     pub fn is_served(&self, contract: &ContractId) -> bool {
-        self.routes.get(contract).is_some_and(|route| route.target.state == RouteState::Serve)
+        self.routes
+            .get(contract)
+            .is_some_and(|route| route.target.state == RouteState::Serve)
     }
 
     /// Whether it has a store that one process at a time writes.
@@ -322,12 +330,22 @@ impl Service {
     }
 
     fn role(&self, attempt: Attempt) -> Option<Role> {
-        if self.current().is_some_and(|process| process.attempt == attempt) {
+        if self
+            .current()
+            .is_some_and(|process| process.attempt == attempt)
+        {
             Some(Role::Current)
-        } else if self.upgrade.as_ref().is_some_and(|u| u.incoming.attempt == attempt) {
+        } else if self
+            .upgrade
+            .as_ref()
+            .is_some_and(|u| u.incoming.attempt == attempt)
+        {
             Some(Role::Incoming)
         } else {
-            self.leaving.iter().position(|p| p.attempt == attempt).map(Role::Leaving)
+            self.leaving
+                .iter()
+                .position(|p| p.attempt == attempt)
+                .map(Role::Leaving)
         }
     }
 
@@ -342,7 +360,10 @@ impl Service {
             | Place::Exited { .. }
             | Place::Fatal { .. } => None,
         };
-        self.processes().filter_map(|process| process.deadline).chain(waits).min()
+        self.processes()
+            .filter_map(|process| process.deadline)
+            .chain(waits)
+            .min()
     }
 
     // ---- routes ----
@@ -351,15 +372,24 @@ impl Service {
         for route in self.routes.values_mut() {
             if route.target != target || drained.is_some() {
                 route.target = target;
-                turn.actions.push(Action::Publish { route: route.index, target, drained });
+                turn.actions.push(Action::Publish {
+                    route: route.index,
+                    target,
+                    drained,
+                });
             }
         }
         turn.dirty.insert(self.name.clone());
     }
 
     fn publish_state(&mut self, turn: &mut Turn, state: RouteState, drained: Option<Attempt>) {
-        let Some(route) = self.routes.values().next() else { return };
-        let target = Target { state, ..route.target };
+        let Some(route) = self.routes.values().next() else {
+            return;
+        };
+        let target = Target {
+            state,
+            ..route.target
+        };
         self.publish(turn, target, drained);
     }
 
@@ -373,7 +403,9 @@ impl Service {
     fn launch_process(&mut self, turn: &mut Turn, version: Version) -> Process {
         let attempt = turn.ids.next_attempt();
         let used: BTreeSet<u8> = self.processes().map(|process| process.slot).collect();
-        let slot = (0..u8::MAX).find(|slot| !used.contains(slot)).expect("few processes");
+        let slot = (0..u8::MAX)
+            .find(|slot| !used.contains(slot))
+            .expect("few processes");
         let ready_timeout = self.releases[&version].ready_timeout;
         turn.records.push(Record::Began {
             attempt,
@@ -388,13 +420,18 @@ impl Service {
 
     /// The only place of this service.
     pub fn instance(&self) -> Instance {
-        Instance { service: self.name.clone(), index: 0 }
+        Instance {
+            service: self.name.clone(),
+            index: 0,
+        }
     }
 
     // ---- what processes say ----
 
     pub(crate) fn hear(&mut self, turn: &mut Turn, attempt: Attempt, said: Said) {
-        let Some(role) = self.role(attempt) else { return };
+        let Some(role) = self.role(attempt) else {
+            return;
+        };
         let process = self.process_mut(attempt).expect("the role was found");
         let step = process.hear(said);
         match role {
@@ -467,7 +504,11 @@ impl Service {
     fn touch_routes(&mut self, turn: &mut Turn) {
         for route in self.routes.values() {
             let target = route.target;
-            turn.actions.push(Action::Publish { route: route.index, target, drained: None });
+            turn.actions.push(Action::Publish {
+                route: route.index,
+                target,
+                drained: None,
+            });
         }
     }
 
@@ -477,11 +518,19 @@ impl Service {
                 self.kill(turn, attempt, format!("it was not {} in time", due(phase)));
             }
             Phase::Yielding(_) => {
-                self.kill(turn, attempt, "it did not give up its store in time".to_owned());
+                self.kill(
+                    turn,
+                    attempt,
+                    "it did not give up its store in time".to_owned(),
+                );
             }
             Phase::Draining => self.signal_stop(turn, attempt),
             Phase::Stopping => {
-                self.kill(turn, attempt, "it did not end at its stop signal".to_owned());
+                self.kill(
+                    turn,
+                    attempt,
+                    "it did not end at its stop signal".to_owned(),
+                );
             }
             Phase::Prepared | Phase::Ready | Phase::Killing => {}
         }
@@ -520,9 +569,17 @@ impl Service {
         turn.actions.push(Action::Forget { attempt });
         turn.dirty.insert(self.name.clone());
         let reason = process.blame.clone();
-        let because = reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+        let because = reason
+            .as_ref()
+            .map(|r| format!(" ({r})"))
+            .unwrap_or_default();
         turn.note(&self.name, format!("attempt {attempt} {outcome}{because}"));
-        self.last_end = Some(LastEnd { attempt, outcome, at: turn.now, reason });
+        self.last_end = Some(LastEnd {
+            attempt,
+            outcome,
+            at: turn.now,
+            reason,
+        });
     }
 
     // ---- leading and serving ----
@@ -541,7 +598,9 @@ impl Service {
         if self.upgrade.is_some() || self.writer_remains() {
             return;
         }
-        let Place::Up(process) = &self.place else { return };
+        let Place::Up(process) = &self.place else {
+            return;
+        };
         if process.phase != Phase::Prepared {
             return;
         }
@@ -559,15 +618,28 @@ impl Service {
 
     fn next_epoch(&mut self, turn: &mut Turn) -> Epoch {
         self.epoch.0 += 1;
-        turn.records.push(Record::Epoch { service: self.name.clone(), epoch: self.epoch });
+        turn.records.push(Record::Epoch {
+            service: self.name.clone(),
+            epoch: self.epoch,
+        });
         self.epoch
     }
 
     fn serve(&mut self, turn: &mut Turn) {
-        let Place::Up(process) = &mut self.place else { return };
+        let Place::Up(process) = &mut self.place else {
+            return;
+        };
         process.enter(Phase::Ready, None);
         let (attempt, slot) = (process.attempt, process.slot);
-        self.publish(turn, Target { state: RouteState::Serve, attempt, slot }, None);
+        self.publish(
+            turn,
+            Target {
+                state: RouteState::Serve,
+                attempt,
+                slot,
+            },
+            None,
+        );
         for (request, done) in std::mem::take(&mut self.until_ready) {
             turn.answer(request, Ok(done));
         }
@@ -577,12 +649,18 @@ impl Service {
     // ---- ends ----
 
     fn current_ended(&mut self, turn: &mut Turn, outcome: Outcome) {
-        let Place::Up(process) = std::mem::replace(&mut self.place, Place::Vacant) else { return };
+        let Place::Up(process) = std::mem::replace(&mut self.place, Place::Vacant) else {
+            return;
+        };
         let reason = process.blame.clone();
         self.bury(turn, &process, outcome);
         let drained = process.drained.then_some(process.attempt);
 
-        match self.upgrade.as_ref().map(|upgrade| (upgrade.step, upgrade.failed.is_some())) {
+        match self
+            .upgrade
+            .as_ref()
+            .map(|upgrade| (upgrade.step, upgrade.failed.is_some()))
+        {
             Some((UpgradeStep::Starting | UpgradeStep::Finishing, _)) => {
                 let text = format!("the old process {outcome} meanwhile");
                 self.abort_upgrade(turn, RefusalKind::AbnormalTermination, text);
@@ -618,15 +696,28 @@ impl Service {
         if !again {
             self.place = Place::Exited { outcome };
             self.publish_state(turn, RouteState::Gone, drained);
-            self.fail_orders(turn, RefusalKind::AbnormalTermination, &ended(&reason, outcome));
+            self.fail_orders(
+                turn,
+                RefusalKind::AbnormalTermination,
+                &ended(&reason, outcome),
+            );
             return;
         }
         let chance = turn.ids.next_chance();
-        match self.history.ended(&turn.limits, process.launched, turn.now, chance) {
+        match self
+            .history
+            .ended(&turn.limits, process.launched, turn.now, chance)
+        {
             Verdict::Again(wait) => {
-                let state = if wait <= HOLD_AT_MOST { RouteState::Hold } else { RouteState::Gone };
+                let state = if wait <= HOLD_AT_MOST {
+                    RouteState::Hold
+                } else {
+                    RouteState::Gone
+                };
                 self.publish_state(turn, state, drained);
-                self.place = Place::Backoff { until: turn.now + wait };
+                self.place = Place::Backoff {
+                    until: turn.now + wait,
+                };
                 turn.dirty.insert(self.name.clone());
             }
             Verdict::CrashLoop => {
@@ -646,7 +737,10 @@ impl Service {
 
     /// A launch that did not work: there was no process.
     pub(crate) fn launch_failed(&mut self, turn: &mut Turn, attempt: Attempt, reason: &str) {
-        turn.note(&self.name, format!("attempt {attempt} could not be launched: {reason}"));
+        turn.note(
+            &self.name,
+            format!("attempt {attempt} could not be launched: {reason}"),
+        );
         match self.role(attempt) {
             Some(Role::Current) => {
                 turn.records.push(Record::Ended { attempt });
@@ -657,7 +751,9 @@ impl Service {
                 self.place = if self.goal == Goal::Down {
                     Place::Stopped
                 } else {
-                    Place::Fatal { reason: reason.to_owned() }
+                    Place::Fatal {
+                        reason: reason.to_owned(),
+                    }
                 };
             }
             Some(Role::Incoming) => {
@@ -705,7 +801,10 @@ impl Service {
             if let Some(request) = upgrade.request {
                 turn.answer(request, Err(refusal));
             }
-            turn.records.push(Record::Upgrade { service: self.name.clone(), step: None });
+            turn.records.push(Record::Upgrade {
+                service: self.name.clone(),
+                step: None,
+            });
             self.dismiss(turn, upgrade.incoming);
         }
         match &self.place {
@@ -728,7 +827,9 @@ impl Service {
     fn dismiss(&mut self, turn: &mut Turn, mut process: Process) {
         if process.phase != Phase::Killing {
             process.enter(Phase::Killing, None);
-            turn.actions.push(Action::Kill { attempt: process.attempt });
+            turn.actions.push(Action::Kill {
+                attempt: process.attempt,
+            });
         }
         self.leaving.push(process);
         turn.dirty.insert(self.name.clone());
@@ -758,8 +859,14 @@ impl Service {
     }
 
     fn record_upgrade(&self, turn: &mut Turn) {
-        let step = self.upgrade.as_ref().map(|u| (u.from.clone(), u.to.clone(), u.step));
-        turn.records.push(Record::Upgrade { service: self.name.clone(), step });
+        let step = self
+            .upgrade
+            .as_ref()
+            .map(|u| (u.from.clone(), u.to.clone(), u.step));
+        turn.records.push(Record::Upgrade {
+            service: self.name.clone(),
+            step,
+        });
     }
 
     fn incoming_prepared(&mut self, turn: &mut Turn) {
@@ -769,7 +876,9 @@ impl Service {
         }
         let epoch = self.epoch;
         let deadline = turn.now + self.spec().drain_timeout;
-        let Place::Up(old) = &mut self.place else { return };
+        let Place::Up(old) = &mut self.place else {
+            return;
+        };
         let attempt = old.attempt;
         if old.phase != Phase::Ready {
             let text = "the old process was not ready to hand over its store".to_owned();
@@ -791,20 +900,29 @@ impl Service {
         }
         let epoch = self.next_epoch(turn);
         let deadline = turn.now + LEAD_TIMEOUT;
-        let Some(upgrade) = &mut self.upgrade else { return };
+        let Some(upgrade) = &mut self.upgrade else {
+            return;
+        };
         upgrade.step = UpgradeStep::Leading;
-        upgrade.incoming.enter(Phase::Leading(epoch), Some(deadline));
+        upgrade
+            .incoming
+            .enter(Phase::Leading(epoch), Some(deadline));
         let attempt = upgrade.incoming.attempt;
         turn.say(attempt, ToService::Lead { epoch });
         self.record_upgrade(turn);
     }
 
     fn cut_over(&mut self, turn: &mut Turn) {
-        let Some(upgrade) = self.upgrade.take() else { return };
+        let Some(upgrade) = self.upgrade.take() else {
+            return;
+        };
         let mut incoming = upgrade.incoming;
         incoming.enter(Phase::Ready, None);
-        let target =
-            Target { state: RouteState::Serve, attempt: incoming.attempt, slot: incoming.slot };
+        let target = Target {
+            state: RouteState::Serve,
+            attempt: incoming.attempt,
+            slot: incoming.slot,
+        };
         let old = std::mem::replace(&mut self.place, Place::Up(incoming));
         if upgrade.from != upgrade.to {
             self.previous = Some(upgrade.from.clone());
@@ -834,7 +952,10 @@ impl Service {
         self.history.clear();
         if let Some(request) = upgrade.request {
             let done = match upgrade.why {
-                Why::Upgrade => Done::Upgraded { from: upgrade.from.clone(), to: upgrade.to.clone() },
+                Why::Upgrade => Done::Upgraded {
+                    from: upgrade.from.clone(),
+                    to: upgrade.to.clone(),
+                },
                 Why::Restart => Done::Restarted,
             };
             turn.answer(request, Ok(done));
@@ -844,13 +965,18 @@ impl Service {
         }
         turn.note(
             &self.name,
-            format!("{} took over from {} as attempt {}", upgrade.to, upgrade.from, target.attempt),
+            format!(
+                "{} took over from {} as attempt {}",
+                upgrade.to, upgrade.from, target.attempt
+            ),
         );
     }
 
     /// Gives the replacement up; the old process serves on, or leads again.
     pub(crate) fn abort_upgrade(&mut self, turn: &mut Turn, kind: RefusalKind, text: String) {
-        let Some(upgrade) = &mut self.upgrade else { return };
+        let Some(upgrade) = &mut self.upgrade else {
+            return;
+        };
         match upgrade.step {
             UpgradeStep::Leading => {
                 // It may have led: nobody else does before it is gone.
@@ -882,9 +1008,13 @@ impl Service {
 
     /// Forgets the replacement and lets the old release go on.
     fn end_upgrade(&mut self, turn: &mut Turn, kind: RefusalKind, text: &str) {
-        let Some(upgrade) = self.upgrade.take() else { return };
+        let Some(upgrade) = self.upgrade.take() else {
+            return;
+        };
         self.record_upgrade(turn);
-        let serving = self.current().map(|_| format!("{} {} serves", self.name, upgrade.from));
+        let serving = self
+            .current()
+            .map(|_| format!("{} {} serves", self.name, upgrade.from));
         let what = match upgrade.why {
             Why::Upgrade => format!("{} {} was rolled back: {text}", self.name, upgrade.to),
             Why::Restart => format!("{} was not restarted: {text}", self.name),
@@ -927,7 +1057,9 @@ impl Service {
         leadership: Leadership,
         ready: bool,
     ) {
-        let Some(process) = self.process_mut(attempt) else { return };
+        let Some(process) = self.process_mut(attempt) else {
+            return;
+        };
         process.greeted = true;
         if let Leadership::Leading(epoch) = leadership {
             self.epoch = self.epoch.max(epoch);
@@ -953,7 +1085,9 @@ impl Service {
 
     /// Drains a serving process, or sends its stop signal to one that does not serve.
     pub(crate) fn send_away(&mut self, turn: &mut Turn) {
-        let Place::Up(process) = &self.place else { return };
+        let Place::Up(process) = &self.place else {
+            return;
+        };
         let attempt = process.attempt;
         match process.phase {
             Phase::Ready => {

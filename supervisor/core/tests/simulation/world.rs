@@ -1,0 +1,615 @@
+//! The fake world: processes that obey late, never, or wrongly.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use insula_contract::id::{Attempt, ContractId, EdgeId, Epoch, ServiceName};
+use insula_contract::line::{ContractView, Leadership, ToService};
+use insula_contract::route::{RouteState, Target};
+use insula_core::core::{Core, Settings, Stored};
+use insula_core::event::{Action, Caller, ClientId, Event, Message, Order, Record, RequestId};
+use insula_core::invariants::violations;
+use insula_core::process::Outcome;
+use insula_core::restart::RestartLimits;
+use insula_core::service::{Goal, Place};
+use insula_core::spec::{
+    DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
+};
+use insula_core::time::Time;
+use semver::Version;
+
+const SCHEMA: u64 = 7;
+
+#[derive(Debug, Default, Clone)]
+struct Fake {
+    service: String,
+    exists: bool,
+    greeted: bool,
+    ready: bool,
+    /// The epoch it writes under.
+    leads: Option<Epoch>,
+    stubborn: bool,
+}
+
+pub(crate) struct World {
+    seed: u64,
+    chance: u64,
+    now: u64,
+    core: Core,
+    /// What was stored, as the ledgers would have it.
+    stored: Vec<Record>,
+    releases: Vec<ServiceSpec>,
+    fakes: BTreeMap<Attempt, Fake>,
+    queue: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    routes: BTreeMap<u32, Target>,
+    edges: BTreeSet<EdgeId>,
+    pairs: BTreeSet<(EdgeId, Attempt, Attempt)>,
+    next_request: u64,
+    open_requests: BTreeSet<RequestId>,
+    runs: u32,
+    faults: bool,
+    ended: bool,
+}
+
+fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -> ServiceSpec {
+    let contract = |text: &&str| text.parse::<ContractId>().unwrap();
+    ServiceSpec {
+        name: name.parse().unwrap(),
+        version: Version::new(version.0, version.1, 0),
+        description: String::new(),
+        command: vec!["x".into()],
+        profile: "dense".into(),
+        ready_timeout: Duration::from_millis(300),
+        drain_timeout: Duration::from_millis(100),
+        stop_timeout: Duration::from_millis(100),
+        stop_signal: 15,
+        autostart: true,
+        restart: RestartPolicy::Always,
+        expected_exit_codes: BTreeSet::from([0]),
+        network: Network::None,
+        listen: if name == "front" { vec![80] } else { vec![] },
+        environment: BTreeMap::new(),
+        limits: Limits::default(),
+        provides: provides
+            .iter()
+            .map(|c| {
+                (
+                    contract(c),
+                    Offer {
+                        allow: vec![Principal::Anyone],
+                    },
+                )
+            })
+            .collect(),
+        requires: requires.iter().map(|c| (contract(c), Need {})).collect(),
+        data: (name == "store").then_some(DataSpec {
+            schema: 1,
+            size_max: 1,
+        }),
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let releases = vec![
+            spec("store", (1, 0), &["store@1"], &[]),
+            spec("store", (1, 1), &["store@1"], &[]),
+            spec("middle", (1, 0), &["middle@1"], &["store@1"]),
+            spec("middle", (2, 0), &["middle@1"], &["store@1"]),
+            spec("front", (1, 0), &[], &["middle@1", "store@1"]),
+        ];
+        let mut world = Self {
+            seed,
+            chance: seed,
+            now: 1,
+            core: Core::new(Self::settings(seed, 1)),
+            stored: Vec::new(),
+            releases: releases.clone(),
+            fakes: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            next_event: 0,
+            routes: BTreeMap::new(),
+            edges: BTreeSet::new(),
+            pairs: BTreeSet::new(),
+            next_request: 0,
+            open_requests: BTreeSet::new(),
+            runs: 1,
+            faults: true,
+            ended: false,
+        };
+        for spec in releases {
+            assert_eq!(world.core.check_install(&spec), Vec::<String>::new());
+            world.turn(Event::Installed {
+                spec: Box::new(spec),
+            });
+        }
+        for name in ["store", "middle", "front"] {
+            world.order(name, Order::Start);
+        }
+        world
+    }
+
+    fn settings(seed: u64, run: u32) -> Settings {
+        Settings {
+            limits: RestartLimits {
+                intensity: 1_000_000,
+                ..RestartLimits::default()
+            },
+            first_attempt: Attempt::first_of_run(run),
+            first_uid: Some(1000),
+            seed,
+        }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        self.chance.wrapping_add(self.seed) % below
+    }
+
+    fn odds(&mut self, one_in: u64) -> bool {
+        self.faults && self.random(one_in) == 0
+    }
+
+    fn later(&mut self, most_ms: u64, event: Event) {
+        let at = self.now + self.random(most_ms * 1_000_000) + 1;
+        self.next_event += 1;
+        self.queue.insert((at, self.next_event), event);
+    }
+
+    fn order(&mut self, name: &str, order: Order) {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.open_requests.insert(request);
+        let service = name.parse().unwrap();
+        self.turn(Event::Ordered {
+            request,
+            service,
+            order,
+        });
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        panic!("seed {}: {what}\n{:#?}", self.seed, self.core.services())
+    }
+
+    fn turn(&mut self, event: Event) {
+        let shown = format!("{event:?}");
+        let decision = self.core.handle(Time(self.now), event);
+        self.carry_out(decision, &shown);
+    }
+
+    fn carry_out(&mut self, decision: insula_core::core::Decision, shown: &str) {
+        let mut records = Vec::new();
+        let actions = decision
+            .record(|stored| {
+                records = stored.to_vec();
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+        self.stored.extend(records);
+        // The daemon may die after it stored and before it acted.
+        if self.odds(2_000) {
+            self.restart_daemon();
+            return;
+        }
+        for action in actions {
+            self.act(action);
+        }
+        if let Some(violation) = violations(&self.core).first() {
+            self.fail(&format!("{violation}\nafter {shown}"));
+        }
+        let mut writers = BTreeMap::<&str, u32>::new();
+        for fake in self
+            .fakes
+            .values()
+            .filter(|fake| fake.exists && fake.leads.is_some())
+        {
+            *writers.entry(&fake.service).or_default() += 1;
+        }
+        if let Some((name, n)) = writers.into_iter().find(|(_, n)| *n > 1) {
+            let name = name.to_owned();
+            self.fail(&format!(
+                "{n} processes of {name} write its store\nafter {shown}"
+            ));
+        }
+    }
+
+    fn restart_daemon(&mut self) {
+        self.runs += 1;
+        // Lines and orders died with the daemon; exits wait to be seen.
+        self.open_requests.clear();
+        self.queue
+            .retain(|_, event| matches!(event, Event::Exited { .. }));
+        let alive = self
+            .fakes
+            .iter()
+            .filter(|(_, f)| f.exists)
+            .map(|(a, _)| *a)
+            .collect();
+        self.core = Core::new(Self::settings(self.seed, self.runs));
+        // The edges and channels of the last run are made anew.
+        self.edges.clear();
+        self.pairs.clear();
+        let stored = Stored {
+            releases: self.releases.clone(),
+            records: self.stored.clone(),
+            alive,
+        };
+        let decision = self.core.restore(Time(self.now), stored);
+        self.carry_out(decision, "a restart of the daemon");
+        let living: Vec<_> = self
+            .fakes
+            .iter()
+            .filter(|(_, f)| f.exists)
+            .map(|(a, _)| *a)
+            .collect();
+        for attempt in living {
+            let fake = self.fakes[&attempt].clone();
+            // It is adopted only if the core still knows it.
+            self.greet(attempt, &fake);
+        }
+    }
+
+    fn greet(&mut self, attempt: Attempt, fake: &Fake) {
+        let view = |name: &str| ContractView {
+            contract: name.parse().unwrap(),
+            schema: SCHEMA,
+        };
+        let (provides, requires) = match fake.service.as_str() {
+            "store" => (vec![view("store@1")], vec![]),
+            "middle" => (vec![view("middle@1")], vec![view("store@1")]),
+            _ => (vec![], vec![view("middle@1"), view("store@1")]),
+        };
+        let leadership = match (fake.service.as_str(), fake.leads) {
+            ("store", Some(epoch)) => Leadership::Leading(epoch),
+            ("store", None) => Leadership::Following,
+            _ => Leadership::NotNeeded,
+        };
+        let event = Event::Greeted {
+            attempt,
+            provides,
+            requires,
+            leadership,
+            ready: fake.ready,
+            serving: vec![],
+        };
+        self.later(5, event);
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Launch {
+                attempt,
+                instance,
+                uses,
+                ..
+            } => {
+                for (provider, _) in uses {
+                    let made = self
+                        .core
+                        .edges()
+                        .iter()
+                        .any(|edge| edge.provider == provider && self.edges.contains(&edge.id));
+                    if !made {
+                        self.fail("a consumer is launched before its edges are made");
+                    }
+                }
+                if self.odds(60) {
+                    let reason = "no such file".to_owned();
+                    self.later(2, Event::LaunchFailed { attempt, reason });
+                    return;
+                }
+                let stubborn = self.odds(20);
+                let fake = Fake {
+                    service: instance.service.to_string(),
+                    exists: true,
+                    stubborn,
+                    ..Fake::default()
+                };
+                self.later(
+                    2,
+                    Event::Launched {
+                        attempt,
+                        pid: attempt.0 as i32,
+                    },
+                );
+                if !self.odds(40) {
+                    self.greet(attempt, &fake);
+                }
+                self.fakes.insert(attempt, fake);
+                if self.odds(15) {
+                    let code = self.random(3) as i32;
+                    self.later(
+                        50,
+                        Event::Exited {
+                            attempt,
+                            outcome: Outcome::Code(code),
+                        },
+                    );
+                }
+            }
+            Action::Stop { attempt } => {
+                if self
+                    .fakes
+                    .get(&attempt)
+                    .is_some_and(|f| f.exists && !f.stubborn)
+                {
+                    self.later(
+                        20,
+                        Event::Exited {
+                            attempt,
+                            outcome: Outcome::Code(0),
+                        },
+                    );
+                }
+            }
+            Action::Kill { attempt } => {
+                if self.fakes.get(&attempt).is_some_and(|f| f.exists) {
+                    self.later(
+                        20,
+                        Event::Exited {
+                            attempt,
+                            outcome: Outcome::Signal(9),
+                        },
+                    );
+                }
+            }
+            Action::Forget { attempt } => {
+                if self.fakes.get(&attempt).is_some_and(|f| f.exists) {
+                    self.fail(&format!("the living attempt {attempt} is forgotten"));
+                }
+            }
+            Action::Say { attempt, message } => self.said(attempt, message),
+            Action::Publish { route, target, .. } => {
+                if target.state == RouteState::Serve
+                    && !self.fakes.get(&target.attempt).is_some_and(|f| f.ready)
+                {
+                    self.fail(&format!(
+                        "a route leads to {target:?}, which was never ready"
+                    ));
+                }
+                self.routes.insert(route, target);
+            }
+            Action::OpenEdge { edge, .. } => {
+                if !self.edges.insert(edge) {
+                    self.fail("an edge is opened twice");
+                }
+            }
+            Action::CloseEdge { edge, .. } => {
+                if !self.edges.remove(&edge) || self.pairs.iter().any(|(e, ..)| *e == edge) {
+                    self.fail("an edge is closed that is not there, or has channels");
+                }
+            }
+            Action::OpenPair { edge, pair, .. } => {
+                if !self.edges.contains(&edge) || !self.pairs.insert((edge, pair.0, pair.1)) {
+                    self.fail("a channel is opened twice, or without its edge");
+                }
+            }
+            Action::ClosePair { edge, pair, .. } => {
+                if !self.pairs.remove(&(edge, pair.0, pair.1)) {
+                    self.fail("a channel is closed that is not there");
+                }
+            }
+            Action::Answer { request, answer } => {
+                if !self.open_requests.remove(&request) {
+                    self.fail(&format!("{request:?} is answered twice: {answer:?}"));
+                }
+            }
+            Action::AnswerClient { answer, .. } => {
+                if let Err(reason) = answer {
+                    self.fail(&format!("a client is refused: {reason}"));
+                }
+            }
+            Action::Note { .. } => {}
+            Action::Exit => self.ended = true,
+        }
+    }
+
+    fn said(&mut self, attempt: Attempt, message: Message) {
+        if !self.fakes.get(&attempt).is_some_and(|fake| fake.exists) {
+            return;
+        }
+        match message {
+            Message::Welcome { .. } => {
+                let fake = self.fakes.get_mut(&attempt).unwrap();
+                fake.greeted = true;
+                if !fake.ready {
+                    fake.ready = true;
+                    if !self.odds(30) {
+                        self.later(20, Event::Ready { attempt });
+                    }
+                }
+            }
+            Message::Serve(edge, ..) => {
+                if !self.pairs.contains(&(edge.edge, attempt, edge.consumer)) {
+                    self.fail("an edge is to be served whose channel is not there");
+                }
+            }
+            Message::Use(..) => {}
+            Message::Plain(ToService::Lead { epoch }) => {
+                self.fakes.get_mut(&attempt).unwrap().leads = Some(epoch);
+                if !self.odds(30) {
+                    self.later(10, Event::Leading { attempt, epoch });
+                }
+            }
+            Message::Plain(ToService::Yield { epoch }) => {
+                if !self.odds(10) {
+                    self.fakes.get_mut(&attempt).unwrap().leads = None;
+                    self.later(30, Event::Yielded { attempt, epoch });
+                }
+            }
+            Message::Plain(ToService::Drain) => {
+                if !self.odds(10) {
+                    self.fakes.get_mut(&attempt).unwrap().leads = None;
+                    self.later(30, Event::Drained { attempt });
+                }
+            }
+            Message::Plain(
+                ToService::Welcome { .. }
+                | ToService::Serve(_)
+                | ToService::Use(_)
+                | ToService::Unserve { .. }
+                | ToService::Ping { .. },
+            ) => {}
+        }
+    }
+
+    /// Takes the next event, or lets time pass to the next deadline; false when nothing is due.
+    fn step(&mut self) -> bool {
+        let event_at = self.queue.keys().next().copied();
+        let deadline = self.core.next_deadline().map(|time| time.0);
+        match (event_at, deadline) {
+            (Some((at, _)), Some(due)) if due < at => {
+                self.now = self.now.max(due);
+                self.turn(Event::Ticked);
+            }
+            (Some(key), _) => {
+                self.now = self.now.max(key.0);
+                let event = self.queue.remove(&key).unwrap();
+                if let Event::Exited { attempt, .. } = &event {
+                    let Some(fake) = self.fakes.get_mut(attempt).filter(|fake| fake.exists) else {
+                        return true;
+                    };
+                    fake.exists = false;
+                }
+                self.turn(event);
+            }
+            (None, Some(due)) => {
+                self.now = self.now.max(due);
+                self.turn(Event::Ticked);
+            }
+            (None, None) => return false,
+        }
+        true
+    }
+
+    pub(crate) fn run_with_faults(&mut self, steps: u64) {
+        for _ in 0..steps {
+            if self.ended {
+                break;
+            }
+            match self.random(100) {
+                0..2 => {
+                    let name = ["store", "middle", "front"][self.random(3) as usize];
+                    let order = match self.random(10) {
+                        0 | 1 => Order::Stop,
+                        2..5 => Order::Start,
+                        5 => Order::Restart,
+                        6 => Order::Rollback,
+                        _ => Order::Upgrade(None),
+                    };
+                    self.order(name, order);
+                }
+                2 => {
+                    let living: Vec<_> = self
+                        .fakes
+                        .iter()
+                        .filter(|(_, f)| f.exists)
+                        .map(|(a, _)| *a)
+                        .collect();
+                    if !living.is_empty() {
+                        let attempt = living[self.random(living.len() as u64) as usize];
+                        self.later(
+                            5,
+                            Event::Exited {
+                                attempt,
+                                outcome: Outcome::Signal(11),
+                            },
+                        );
+                    }
+                }
+                // A word from the dead, or one that fits nothing.
+                3 => {
+                    let attempts: Vec<_> = self.fakes.keys().copied().collect();
+                    if !attempts.is_empty() {
+                        let attempt = attempts[self.random(attempts.len() as u64) as usize];
+                        let event = match self.random(4) {
+                            0 if self.fakes[&attempt].ready => Event::Ready { attempt },
+                            1 => Event::Leading {
+                                attempt,
+                                epoch: Epoch(1),
+                            },
+                            2 => Event::Launched { attempt, pid: 1 },
+                            _ => Event::Ticked,
+                        };
+                        self.turn(event);
+                    }
+                }
+                4 => {
+                    let client = ClientId(self.random(8));
+                    let caller = Caller {
+                        uid: 1,
+                        gids: BTreeSet::new(),
+                        pid: 1,
+                    };
+                    let contract = "store@1".parse().unwrap();
+                    self.turn(Event::ClientAsked {
+                        client,
+                        caller,
+                        contract,
+                        schema: SCHEMA,
+                    });
+                }
+                5 => {
+                    let client = ClientId(self.random(8));
+                    self.turn(Event::ClientLeft { client });
+                }
+                _ => {}
+            }
+            if !self.step() {
+                self.now += 1_000_000;
+            }
+        }
+    }
+
+    /// Stops the faults: all that is wanted must come up, and all who wait be answered.
+    pub(crate) fn run_to_rest(&mut self) {
+        self.faults = false;
+        for fake in self.fakes.values_mut() {
+            fake.stubborn = false;
+        }
+        for name in ["store", "middle", "front"] {
+            self.order(name, Order::Start);
+        }
+        let mut steps = 0;
+        while self.step() {
+            steps += 1;
+            if steps > 20_000 {
+                self.fail("it never comes to rest");
+            }
+        }
+        for service in self.core.services().values() {
+            // A launch that fails is fatal until a person acts.
+            if matches!(service.place, Place::Fatal { .. }) {
+                continue;
+            }
+            if service.goal == Goal::Up && !service.is_ready() {
+                let blocked = matches!(&service.place, Place::Waiting { .. });
+                if !blocked {
+                    self.fail(&format!("{} does not come up", service.name));
+                }
+            }
+            if service.processes().count() > 1 {
+                self.fail(&format!("{} keeps old processes", service.name));
+            }
+        }
+        let store: ServiceName = "store".parse().unwrap();
+        if !self.core.services()[&store].is_ready() {
+            self.fail("the store does not come up");
+        }
+        let known: BTreeSet<Attempt> = self
+            .core
+            .services()
+            .values()
+            .flat_map(|service| service.processes().map(|process| process.attempt))
+            .collect();
+        for (attempt, fake) in &self.fakes {
+            if fake.exists && !known.contains(attempt) {
+                self.fail(&format!("attempt {attempt} lives and nobody knows"));
+            }
+        }
+    }
+}
