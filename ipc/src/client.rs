@@ -1,13 +1,25 @@
-//! The consumer's end: connections, calls and their answers.
+//! The consumer's end: edges, connections, calls and their answers.
+//!
+//! An [`Edge`] is what the supervisor gave: share it between threads. A [`Connection`] is one
+//! thread's use of it; each takes one of the edge's few client slots. A call is a [`Ticket`] from
+//! its sending to its [`Response`], and at most [`Contract::IN_FLIGHT`] tickets and held responses
+//! exist on a connection at once.
+//!
+//! What a connection does when its provider changes is in `calls`.
 
+mod calls;
+mod edge;
+
+use std::fmt::Debug;
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use insula_contract::line::UsedEdge;
+pub use edge::{ConnectError, Edge};
 
+use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
+use calls::{Answered, Calls, Failure, Spec};
 
 /// The trace that a call belongs to, in the terms of W3C Trace Context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,14 +44,14 @@ pub struct CallOptions {
 
 /// Why a call has no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError<E> {
+pub enum CallError<E: Debug> {
     /// The contract's own error: the request was executed and this is its answer.
     #[error("answered with an error: {0:?}")]
     Failed(E),
     /// No answer until the deadline. The request may have been, and may still be, executed.
     #[error("no answer before the deadline")]
     DeadlineExceeded,
-    /// Nobody provides the contract. The request was not executed.
+    /// Nobody executes requests of the contract now. This one was not executed.
     #[error("nobody provides the contract now")]
     Unavailable,
     /// The provider died with the request, which is neither idempotent nor `once`. It may have
@@ -52,7 +64,8 @@ pub enum CallError<E> {
         /// The most that fits.
         max: usize,
     },
-    /// As many requests as the contract allows are outstanding. Not sent.
+    /// As many requests as the contract allows are outstanding, or their responses still held. Not
+    /// sent.
     #[error("{max} requests are outstanding already")]
     TooManyInFlight {
         /// How many the contract allows.
@@ -83,51 +96,37 @@ pub enum Refusal {
 #[error("malformed response")]
 pub struct Malformed;
 
-impl<E> From<Malformed> for CallError<E> {
+impl<E: Debug> From<Malformed> for CallError<E> {
     fn from(Malformed: Malformed) -> Self {
         Self::Broken("malformed response")
     }
 }
 
-/// Why a connection could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The edge is to another contract.
-    #[error("the edge is to `{edge}`, not to `{wanted}`")]
-    OtherContract {
-        /// What the edge is to.
-        edge: String,
-        /// What was asked for.
-        wanted: String,
-    },
+impl<E: Debug> From<Failure> for CallError<E> {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::DeadlineExceeded => Self::DeadlineExceeded,
+            Failure::Unavailable => Self::Unavailable,
+            Failure::OutcomeUnknown => Self::OutcomeUnknown,
+            Failure::TooLarge { max } => Self::TooLarge { max },
+            Failure::TooManyInFlight { max } => Self::TooManyInFlight { max },
+            Failure::Refused(refusal) => Self::Refused(refusal),
+            Failure::Broken(what) => Self::Broken(what),
+        }
+    }
 }
 
-/// One thread's use of an edge.
+/// One thread's use of an edge, made by [`Edge::connect`].
 ///
 /// Cheap to clone within the thread; it does not move to another one.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    _thread_bound: Rc<()>,
+    calls: Rc<Calls>,
 }
 
 impl Connection {
-    /// Connects to whoever provides `C` at the edge.
-    ///
-    /// `routes` is the read-only route table, `page` the edge's page, `slot` the number of this
-    /// connection among the consumer's connections on the edge, below
-    /// [`CONNECTIONS`](crate::contract::CONNECTIONS).
-    pub fn open<C: Contract>(
-        edge: UsedEdge,
-        routes: OwnedFd,
-        page: OwnedFd,
-        slot: u8,
-        spin: Duration,
-    ) -> Result<Self, ConnectError> {
-        let _ = (edge, routes, page, slot, spin);
-        unimplemented!()
-    }
-
     /// Sends a request and waits for its answer.
+    #[inline]
     pub fn call<M: Method>(
         &self,
         request: &<M::Request as Message>::View<'_>,
@@ -137,13 +136,49 @@ impl Connection {
     }
 
     /// Sends a request without waiting.
+    ///
+    /// While nobody can take it, it is kept and sent by a later poll or wait on this connection.
+    #[inline]
     pub fn submit<M: Method>(
         &self,
         request: &<M::Request as Message>::View<'_>,
         options: CallOptions,
     ) -> Result<Ticket<M>, CallError<ErrorOf<M>>> {
-        let _ = (request, options);
-        unimplemented!()
+        debug_assert_eq!(
+            (M::Contract::NAME, M::Contract::MAJOR),
+            self.calls.contract(),
+            "a method of another contract"
+        );
+        let now = clock::now_ns();
+        let deadline = options.deadline.unwrap_or(M::DEADLINE);
+        let deadline_ns = now.saturating_add(clock::nanos(deadline));
+        let provider_until_ns = match options.wait_for_provider {
+            Some(wait) => now.saturating_add(clock::nanos(wait)).min(deadline_ns),
+            None => deadline_ns,
+        };
+        let spec = Spec {
+            method: M::ID,
+            safety: M::SAFETY,
+            deadline_ns,
+            provider_until_ns,
+            trace: options.trace,
+        };
+        let index = self.calls.submit(spec, M::Contract::REQUEST_MAX, |chunk| {
+            postcard::to_slice(request, chunk)
+                .ok()
+                .map(|written| written.len())
+        })?;
+        Ok(Ticket {
+            calls: Some(self.calls.clone()),
+            index,
+            method: PhantomData,
+        })
+    }
+
+    /// Waits until at least one outstanding request of this connection has an outcome to poll;
+    /// returns at once where none is outstanding.
+    pub fn wait_any(&self) {
+        self.calls.wait_any();
     }
 }
 
@@ -151,39 +186,93 @@ impl Connection {
 #[must_use]
 #[derive(Debug)]
 pub struct Ticket<M: Method> {
-    _method: PhantomData<fn() -> M>,
-    _thread_bound: Rc<()>,
+    /// `None` once the outcome was taken.
+    calls: Option<Rc<Calls>>,
+    index: usize,
+    method: PhantomData<fn() -> M>,
 }
 
 impl<M: Method> Ticket<M> {
     /// Waits for the answer, at most until the call's deadline.
-    pub fn wait(self) -> Result<Response<M>, CallError<ErrorOf<M>>> {
-        unimplemented!()
+    #[inline]
+    pub fn wait(mut self) -> Result<Response<M>, CallError<ErrorOf<M>>> {
+        if let Some(calls) = &self.calls {
+            calls.wait(self.index);
+        }
+        self.take()
     }
 
     /// Looks for the answer without waiting; `None` while there is none.
     ///
-    /// After an answer was returned, further polls return [`CallError::Broken`].
+    /// Once it has returned the outcome, it returns [`CallError::Broken`].
     pub fn poll(&mut self) -> Option<Result<Response<M>, CallError<ErrorOf<M>>>> {
-        unimplemented!()
+        match &self.calls {
+            Some(calls) if !calls.progress(self.index) => None,
+            _ => Some(self.take()),
+        }
+    }
+
+    #[inline]
+    fn take(&mut self) -> Result<Response<M>, CallError<ErrorOf<M>>> {
+        let Some(calls) = self.calls.take() else {
+            return Err(CallError::Broken("the outcome was taken before"));
+        };
+        match calls.take(self.index) {
+            Ok(Answered::Response(answer)) => Ok(Response {
+                answer: Some(answer),
+                calls,
+                index: self.index,
+                method: PhantomData,
+            }),
+            Ok(Answered::Error(answer)) => {
+                let error = postcard::from_bytes(answer.bytes());
+                drop(answer);
+                calls.release(self.index);
+                Err(error.map_or(CallError::Broken("malformed error"), CallError::Failed))
+            }
+            Err(failure) => {
+                calls.release(self.index);
+                Err(failure.into())
+            }
+        }
+    }
+}
+
+impl<M: Method> Drop for Ticket<M> {
+    fn drop(&mut self) {
+        if let Some(calls) = self.calls.take() {
+            calls.release(self.index);
+        }
     }
 }
 
 /// An answer, lying in the shared chunk until dropped.
 #[derive(Debug)]
 pub struct Response<M: Method> {
-    _method: PhantomData<fn() -> M>,
-    _thread_bound: Rc<()>,
+    /// Taken only by `drop`, which gives the chunk back before the call's place.
+    answer: Option<calls::Answer>,
+    calls: Rc<Calls>,
+    index: usize,
+    method: PhantomData<fn() -> M>,
 }
 
 impl<M: Method> Response<M> {
     /// Reads the response in place; texts and bytes borrow from the chunk.
+    #[inline]
     pub fn get(&self) -> Result<<M::Response as Message>::View<'_>, Malformed> {
         postcard::from_bytes(self.bytes()).map_err(|_| Malformed)
     }
 
     /// The encoded response.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        unimplemented!()
+        self.answer.as_ref().map_or(&[], calls::Answer::bytes)
+    }
+}
+
+impl<M: Method> Drop for Response<M> {
+    fn drop(&mut self) {
+        drop(self.answer.take());
+        self.calls.release(self.index);
     }
 }

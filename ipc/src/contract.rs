@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use insula_contract::id::ContractId;
 use insula_contract::schema::{Schema, TypeSchema};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// What may be done with a request whose fate is not known.
@@ -49,7 +50,13 @@ pub trait Contract: 'static {
     const NEEDS_JOURNAL: bool;
     /// What a method can answer instead of its response.
     /// It borrows nothing, so that it outlives the chunk that it came in.
-    type Error: for<'a> Message<View<'a> = Self::Error> + Debug + Clone + PartialEq + Send;
+    type Error: for<'a> Message<View<'a> = Self::Error>
+        + Serialize
+        + DeserializeOwned
+        + Debug
+        + Clone
+        + PartialEq
+        + Send;
 
     /// The structure of all methods.
     fn schema() -> Schema;

@@ -7,9 +7,20 @@
 //!
 //! This crate knows nothing of the supervisor but the shared layouts in [`protocol`].
 
+mod channel;
 pub mod client;
+mod clock;
 pub mod contract;
+pub mod frames;
+mod header;
+pub mod local;
+mod memory;
+#[doc(hidden)]
+pub mod raw;
 pub mod server;
+#[doc(hidden)]
+pub mod testing;
+mod wake;
 
 pub use insula_contract as protocol;
-pub use insula_macros::{Message, contract};
+pub use memory::MapError;

@@ -1,16 +1,36 @@
 //! The provider's end: taking requests from many edges, executing and answering them.
+//!
+//! One thread owns a [`Server`] and alternates [`Server::turn`] and [`Server::park`]. A turn takes
+//! a batch, in turns from all edges. Answers to `once` requests are held back until the journal
+//! has committed the whole batch; all others leave at once.
+
+mod edges;
+mod turn;
 
 use std::error::Error;
+use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use insula_contract::id::{Attempt, EdgeId};
 use insula_contract::line::ServedEdge;
 
+pub use crate::channel::ChannelError;
+use crate::channel::Sizes;
 use crate::client::TraceContext;
+use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
+use crate::header::Status;
+use crate::memory::MapError;
+use crate::wake::{self, Watched};
+use edges::OpenEdge;
+use turn::{Held, Methods};
+
+/// Edges that one server can serve: it waits for all of their bells and its own word at once.
+pub const EDGES_MAX: usize = wake::WORDS_MAX - 1;
 
 /// The identity of a `once` request, the same however often it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,12 +96,40 @@ pub trait Journal {
         kind: AnswerKind,
         body: &[u8],
     ) -> Result<(), JournalError>;
-    /// Makes effects and answers durable together.
+    /// Makes effects and answers durable together. After an error nothing is known of them, and
+    /// the transaction is over.
     fn commit(&mut self) -> Result<(), JournalError>;
     /// Undoes the batch.
     fn abort(&mut self);
-    /// Drops all answers to a consumer that is gone.
+    /// Drops all answers to a consumer that is gone, in a transaction of its own.
     fn forget(&mut self, consumer: Attempt) -> Result<(), JournalError>;
+}
+
+/// The journal of a service whose contract has no `once` method.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoJournal;
+
+#[derive(Debug, thiserror::Error)]
+#[error("this service has no journal")]
+struct Missing;
+
+impl Journal for NoJournal {
+    fn begin(&mut self) -> Result<(), JournalError> {
+        Err(JournalError(Box::new(Missing)))
+    }
+    fn recall(&mut self, _: OnceKey) -> Result<Option<Recorded>, JournalError> {
+        Err(JournalError(Box::new(Missing)))
+    }
+    fn record(&mut self, _: OnceKey, _: u64, _: AnswerKind, _: &[u8]) -> Result<(), JournalError> {
+        Err(JournalError(Box::new(Missing)))
+    }
+    fn commit(&mut self) -> Result<(), JournalError> {
+        Err(JournalError(Box::new(Missing)))
+    }
+    fn abort(&mut self) {}
+    fn forget(&mut self, _: Attempt) -> Result<(), JournalError> {
+        Ok(())
+    }
 }
 
 /// Executes the requests of one contract; `#[contract]` makes an adapter from its server trait.
@@ -90,6 +138,8 @@ pub trait Dispatch {
     type Contract: Contract;
 
     /// Executes one request and answers it through `reply`.
+    ///
+    /// `request` lies in memory that the client can still write to: what is read twice may differ.
     fn dispatch(
         &mut self,
         call: &CallContext,
@@ -102,7 +152,10 @@ pub trait Dispatch {
 /// Proof that a request was answered; only a [`ReplySlot`] makes it.
 #[must_use]
 #[derive(Debug)]
-pub struct Answer(());
+pub struct Answer {
+    pub(crate) status: Status,
+    pub(crate) length: usize,
+}
 
 /// The place for one answer, in the chunk that the client will read.
 #[derive(Debug)]
@@ -110,27 +163,50 @@ pub struct ReplySlot<'a> {
     chunk: &'a mut [u8],
 }
 
-impl ReplySlot<'_> {
+impl<'a> ReplySlot<'a> {
+    pub(crate) fn new(chunk: &'a mut [u8]) -> Self {
+        Self { chunk }
+    }
+
     /// Answers with the method's response, encoded straight into the chunk.
+    #[inline]
     pub fn send<M: Method>(self, response: &<M::Response as Message>::View<'_>) -> Answer {
-        let _ = (self.chunk, response);
-        Answer(())
+        Self::sealed(Status::Response, postcard::to_slice(response, self.chunk))
     }
 
     /// Answers with the contract's error.
     pub fn fail<M: Method>(self, error: &ErrorOf<M>) -> Answer {
-        let _ = error;
-        Answer(())
+        Self::sealed(Status::Error, postcard::to_slice(error, self.chunk))
+    }
+
+    #[inline]
+    fn sealed(status: Status, written: postcard::Result<&mut [u8]>) -> Answer {
+        match written {
+            Ok(bytes) => Answer {
+                status,
+                length: bytes.len(),
+            },
+            Err(_) => Answer {
+                status: Status::AnswerTooLong,
+                length: 0,
+            },
+        }
     }
 
     /// Answers that the request cannot be decoded; nothing was executed.
     pub fn bad_request(self) -> Answer {
-        Answer(())
+        Answer {
+            status: Status::MalformedRequest,
+            length: 0,
+        }
     }
 
     /// Answers that the method does not exist; nothing was executed.
     pub fn unknown_method(self) -> Answer {
-        Answer(())
+        Answer {
+            status: Status::UnknownMethod,
+            length: 0,
+        }
     }
 }
 
@@ -145,70 +221,217 @@ pub enum ServeError {
         /// What this server serves.
         served: String,
     },
+    /// More edges than one thread can wait for.
+    #[error("{EDGES_MAX} edges are served already")]
+    TooMany,
+    /// The edge's page is unusable.
+    #[error("cannot use the page of the edge")]
+    Page(#[source] MapError),
+    /// The page has no server slot of this number.
+    #[error("no server slot {0}")]
+    NoSlot(u8),
+    /// The channel could not be made.
+    #[error("cannot make the channel")]
+    Channel(#[source] ChannelError),
 }
 
 /// Wakes a parked server from any thread.
 #[derive(Debug, Clone)]
 pub struct Waker {
-    _control: Arc<()>,
+    control: Arc<AtomicU32>,
 }
 
 impl Waker {
     /// Makes the server's next, or current, [`Server::park`] return.
-    pub fn wake(&self) {}
+    pub fn wake(&self) {
+        self.control.fetch_add(1, Ordering::SeqCst);
+        wake::wake_all(&self.control);
+    }
 }
 
-/// Serves one contract on any number of edges, from one thread.
-#[derive(Debug)]
+/// What a server does with the requests that it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Leading,
+    Following,
+    Draining,
+}
+
+/// Serves one contract on up to [`EDGES_MAX`] edges, from one thread.
+///
+/// A panic of the service's own code aborts the process: its successor answers what was sent again.
 pub struct Server<D, J> {
+    attempt: Attempt,
+    slot: u8,
+    spin_ns: u64,
+    sizes: Sizes,
+    methods: Methods,
+    mode: Mode,
+    edges: Vec<OpenEdge>,
+    /// The edge at which the next turn begins.
+    first: usize,
+    held: Vec<Held>,
+    control: Arc<AtomicU32>,
+    /// The control word as the last park left it.
+    control_seen: u32,
     dispatch: D,
     journal: J,
-    _thread_bound: PhantomData<*mut ()>,
+    thread_bound: PhantomData<*mut ()>,
+}
+
+impl<D, J> fmt::Debug for Server<D, J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("attempt", &self.attempt)
+            .field("mode", &self.mode)
+            .field("edges", &self.edges)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<D: Dispatch, J: Journal> Server<D, J> {
     /// A server without edges, that leads from the start.
     ///
-    /// `attempt` and `slot` are the process's own, from the supervisor's welcome.
+    /// `attempt` and `slot` are the process's own, from the supervisor's welcome; `spin` is how
+    /// long [`Server::park`] spins before it sleeps, [`Duration::MAX`] for ever.
     pub fn new(attempt: Attempt, slot: u8, spin: Duration, dispatch: D, journal: J) -> Self {
-        let _ = (attempt, slot, spin);
         Self {
+            attempt,
+            slot,
+            spin_ns: clock::nanos(spin),
+            sizes: Sizes::of::<D::Contract>(),
+            methods: Methods::of::<D::Contract>(),
+            mode: Mode::Leading,
+            edges: Vec::new(),
+            first: 0,
+            held: Vec::new(),
+            control: Arc::new(AtomicU32::new(0)),
+            control_seen: 0,
             dispatch,
             journal,
-            _thread_bound: PhantomData,
+            thread_bound: PhantomData,
         }
     }
 
     /// Opens its end of an edge's channel and tells the clients.
+    ///
+    /// An edge that is served for the same consumer already stays as it is; for another consumer
+    /// of the same edge it is served anew.
     pub fn serve(&mut self, edge: ServedEdge, page: OwnedFd) -> Result<(), ServeError> {
-        let _ = (edge, page);
-        unimplemented!()
+        let served = D::Contract::id();
+        if edge.contract != served {
+            return Err(ServeError::OtherContract {
+                edge: edge.contract.to_string(),
+                served: served.to_string(),
+            });
+        }
+        if self
+            .edges
+            .iter()
+            .any(|open| open.is(edge.edge, edge.consumer))
+        {
+            return Ok(());
+        }
+        if self.edges.len() == EDGES_MAX {
+            return Err(ServeError::TooMany);
+        }
+        let open = OpenEdge::open(edge, page, self.attempt, self.slot, self.sizes)?;
+        open.announce(self.attempt);
+        self.edges.push(open);
+        Ok(())
     }
 
-    /// Closes the edge of a consumer that is gone, and forgets its recorded answers.
+    /// Closes the edge of a consumer that is gone; a leader also forgets the answers recorded for
+    /// it.
     pub fn unserve(&mut self, edge: EdgeId, consumer: Attempt) {
-        let _ = (edge, consumer);
+        self.edges.retain(|open| !open.is(edge, consumer));
+        self.first = 0;
+        if D::Contract::NEEDS_JOURNAL
+            && self.mode == Mode::Leading
+            && let Err(error) = self.journal.forget(consumer)
+        {
+            tracing::warn!(%consumer, "cannot forget answers: {error}: {:?}", error.0);
+        }
     }
 
-    /// Takes, executes and answers one batch of requests; whether there were any.
-    pub fn turn(&mut self) -> bool {
-        unimplemented!()
+    /// The edges that are open, with their consumers.
+    pub fn edges(&self) -> impl Iterator<Item = (EdgeId, Attempt)> + '_ {
+        self.edges.iter().map(OpenEdge::id)
+    }
+
+    /// Executes nothing more: what waits is refused now, and what arrives in later turns, and goes
+    /// elsewhere. All that was owed has been answered when this returns. It is final.
+    pub fn drain(&mut self) {
+        self.mode = Mode::Draining;
+        while self.turn() {}
+    }
+
+    /// Says whether requests are executed (by a leader) or refused (by a follower).
+    ///
+    /// Without effect on a server that drains.
+    pub fn lead(&mut self, lead: bool) {
+        self.mode = match self.mode {
+            Mode::Draining => Mode::Draining,
+            Mode::Leading | Mode::Following if lead => Mode::Leading,
+            Mode::Leading | Mode::Following => Mode::Following,
+        };
     }
 
     /// Spins for its time, then sleeps until a request arrives or its [`Waker`] is used.
-    pub fn park(&mut self) {}
+    ///
+    /// May also return for no reason; the caller alternates it with [`Server::turn`].
+    pub fn park(&mut self) {
+        if self.spin() {
+            return;
+        }
+        let mut words = Vec::with_capacity(self.edges.len() + 1);
+        words.push(Watched {
+            word: &self.control,
+            seen: self.control_seen,
+        });
+        for edge in &self.edges {
+            words.push(wake::lie_down(edge.waiter()));
+        }
+        let idle = !self.edges.iter().any(OpenEdge::has_requests)
+            && self.control.load(Ordering::SeqCst) == self.control_seen;
+        if idle {
+            wake::wait_any(&words, None);
+        }
+        for edge in &self.edges {
+            wake::get_up(edge.waiter());
+        }
+        self.control_seen = self.control.load(Ordering::SeqCst);
+    }
 
-    /// Executes nothing more: what waits or arrives is refused, and goes elsewhere.
-    pub fn drain(&mut self) {}
-
-    /// Whether requests are executed (a leader) or refused as by a follower.
-    pub fn lead(&mut self, lead: bool) {
-        let _ = lead;
+    /// Spins until there is something to do (true) or the time is over (false).
+    fn spin(&mut self) -> bool {
+        if self.spin_ns == 0 {
+            return false;
+        }
+        let until = clock::now_ns().saturating_add(self.spin_ns);
+        let mut looks = 0_u32;
+        loop {
+            let control = self.control.load(Ordering::SeqCst);
+            if control != self.control_seen {
+                self.control_seen = control;
+                return true;
+            }
+            if self.edges.iter().any(OpenEdge::has_requests) {
+                return true;
+            }
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(32) && clock::now_ns() >= until {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// What wakes this server.
     pub fn waker(&self) -> Waker {
-        unimplemented!()
+        Waker {
+            control: self.control.clone(),
+        }
     }
 
     /// The service's own part.

@@ -1,0 +1,152 @@
+//! An edge as its consumer holds it, and the slots of its connections.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use insula_contract::line::UsedEdge;
+
+use super::Connection;
+use super::calls::{Calls, Place};
+use crate::channel::Sizes;
+use crate::clock;
+use crate::contract::{CONNECTIONS, Contract};
+use crate::memory::{MapError, PageMap, RouteMap};
+
+/// Why a connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The edge is to another contract.
+    #[error("the edge is to `{edge}`, not to `{wanted}`")]
+    OtherContract {
+        /// What the edge is to.
+        edge: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The route table is unusable.
+    #[error("cannot use the route table")]
+    Routes(#[source] MapError),
+    /// The edge's page is unusable.
+    #[error("cannot use the page of the edge")]
+    Page(#[source] MapError),
+    /// Every slot of the edge has a connection; drop one first.
+    #[error("{CONNECTIONS} connections of this process use the edge already")]
+    NoSlot,
+}
+
+/// An edge that this process may use, to be shared by its threads.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    used: UsedEdge,
+    routes: RouteMap,
+    page: PageMap,
+    spin_ns: u64,
+    slots: Mutex<[Slot; CONNECTIONS]>,
+}
+
+/// A client slot of the edge page. Its sequence outlives its connections: the number of a `once`
+/// request must never come twice from one slot.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    taken: bool,
+    next_sequence: u64,
+}
+
+impl Edge {
+    /// Maps what the supervisor gave: the read-only route table and the edge's page.
+    ///
+    /// `spin` is how long a waiting connection spins before it sleeps; [`Duration::MAX`] for ever.
+    pub fn new(
+        used: UsedEdge,
+        routes: impl AsFd,
+        page: OwnedFd,
+        spin: Duration,
+    ) -> Result<Self, ConnectError> {
+        let routes = RouteMap::new(routes.as_fd(), used.route).map_err(ConnectError::Routes)?;
+        let page = PageMap::new(page).map_err(ConnectError::Page)?;
+        let slots = Mutex::new(
+            [Slot {
+                taken: false,
+                next_sequence: 1,
+            }; CONNECTIONS],
+        );
+        let spin_ns = clock::nanos(spin);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                used,
+                routes,
+                page,
+                spin_ns,
+                slots,
+            }),
+        })
+    }
+
+    /// What the supervisor said about it.
+    pub fn used(&self) -> &UsedEdge {
+        &self.shared.used
+    }
+
+    /// A connection for the calling thread, to whoever provides `C`.
+    ///
+    /// At most [`CONNECTIONS`] exist at once. Nobody need provide the contract yet.
+    pub fn connect<C: Contract>(&self) -> Result<Connection, ConnectError> {
+        let wanted = C::id();
+        if self.shared.used.contract != wanted {
+            return Err(ConnectError::OtherContract {
+                edge: self.shared.used.contract.to_string(),
+                wanted: wanted.to_string(),
+            });
+        }
+        let (slot, next_sequence) = self.claim().ok_or(ConnectError::NoSlot)?;
+        let place = Place {
+            edge: self.clone(),
+            slot,
+        };
+        let calls = Calls::new(place, (C::NAME, C::MAJOR), Sizes::of::<C>(), next_sequence);
+        Ok(Connection {
+            calls: Rc::new(calls),
+        })
+    }
+
+    fn slots(&self) -> MutexGuard<'_, [Slot; CONNECTIONS]> {
+        self.shared
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self) -> Option<(u16, u64)> {
+        let mut slots = self.slots();
+        let (index, slot) = slots.iter_mut().enumerate().find(|(_, slot)| !slot.taken)?;
+        slot.taken = true;
+        Some((index as u16, slot.next_sequence))
+    }
+
+    /// Gives a slot back, for a connection that goes on with `next_sequence`.
+    pub(super) fn release(&self, slot: u16, next_sequence: u64) {
+        self.slots()[usize::from(slot)] = Slot {
+            taken: false,
+            next_sequence,
+        };
+    }
+
+    pub(super) fn routes(&self) -> &RouteMap {
+        &self.shared.routes
+    }
+
+    pub(super) fn page(&self) -> &PageMap {
+        &self.shared.page
+    }
+
+    pub(super) fn spin_ns(&self) -> u64 {
+        self.shared.spin_ns
+    }
+}

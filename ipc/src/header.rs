@@ -1,0 +1,142 @@
+//! The words before a request and before a response in a channel: header version 1.
+//!
+//! Everything here was written by the other side, which may be hostile or of another version:
+//! nothing is used before it is checked.
+
+use iceoryx2::prelude::ZeroCopySend;
+
+/// Version of both headers.
+pub(crate) const VERSION: u16 = 1;
+
+/// Before a request.
+#[derive(Debug, Clone, Copy, Default, ZeroCopySend)]
+#[type_name("insula.RequestHeader")]
+#[repr(C)]
+pub(crate) struct RequestHeader {
+    /// [`VERSION`].
+    pub(crate) version: u16,
+    /// The method's number.
+    pub(crate) method: u16,
+    /// None are defined yet; 0.
+    pub(crate) flags: u16,
+    /// The client's slot in the edge page.
+    pub(crate) slot: u16,
+    /// Length of the encoded request in bytes.
+    pub(crate) length: u32,
+    /// 0.
+    pub(crate) reserved: u32,
+    /// The request's number on its connection, from 1.
+    pub(crate) sequence: u64,
+    /// Every request of the connection with a lower number has its answer or wants none.
+    pub(crate) forget_below: u64,
+    /// When the caller stops waiting, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub(crate) deadline_ns: u64,
+    /// The trace's id, zero for none.
+    pub(crate) trace_id: [u8; 16],
+    /// The calling span's id.
+    pub(crate) span_id: [u8; 8],
+    /// 0.
+    pub(crate) reserved_tail: [u64; 2],
+}
+
+/// Before a response.
+#[derive(Debug, Clone, Copy, Default, ZeroCopySend)]
+#[type_name("insula.ResponseHeader")]
+#[repr(C)]
+pub(crate) struct ResponseHeader {
+    /// [`VERSION`].
+    pub(crate) version: u16,
+    /// A [`Status`].
+    pub(crate) status: u16,
+    /// Length of the encoded response or error in bytes.
+    pub(crate) length: u32,
+    /// The number of the request that this answers.
+    pub(crate) sequence: u64,
+    /// 0.
+    pub(crate) reserved: [u64; 2],
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Executed; the method's response follows.
+    Response,
+    /// Executed; the contract's error follows.
+    Error,
+    /// Not executed: the server is leaving.
+    Draining,
+    /// Not executed: the server does not lead.
+    NotLeading,
+    /// Not executed: the server could not, for now.
+    Unable,
+    /// Not executed: its deadline had passed.
+    Expired,
+    /// Not executed: it cannot be decoded.
+    MalformedRequest,
+    /// Not executed: there is no such method.
+    UnknownMethod,
+    /// Executed, but the answer did not fit.
+    AnswerTooLong,
+}
+
+impl Status {
+    const ALL: [Self; 9] = [
+        Self::Response,
+        Self::Error,
+        Self::Draining,
+        Self::NotLeading,
+        Self::Unable,
+        Self::Expired,
+        Self::MalformedRequest,
+        Self::UnknownMethod,
+        Self::AnswerTooLong,
+    ];
+
+    /// The number on the wire.
+    pub(crate) const fn to_wire(self) -> u16 {
+        match self {
+            Self::Response => 1,
+            Self::Error => 2,
+            Self::Draining => 3,
+            Self::NotLeading => 4,
+            Self::Unable => 5,
+            Self::Expired => 6,
+            Self::MalformedRequest => 7,
+            Self::UnknownMethod => 8,
+            Self::AnswerTooLong => 9,
+        }
+    }
+
+    /// Reads a number from the wire.
+    pub(crate) fn from_wire(number: u16) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.to_wire() == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_what_the_other_side_maps() {
+        assert_eq!(size_of::<RequestHeader>(), 80);
+        assert_eq!(std::mem::offset_of!(RequestHeader, length), 8);
+        assert_eq!(std::mem::offset_of!(RequestHeader, sequence), 16);
+        assert_eq!(std::mem::offset_of!(RequestHeader, deadline_ns), 32);
+        assert_eq!(std::mem::offset_of!(RequestHeader, trace_id), 40);
+        assert_eq!(size_of::<ResponseHeader>(), 32);
+        assert_eq!(std::mem::offset_of!(ResponseHeader, sequence), 8);
+    }
+
+    #[test]
+    fn a_status_reads_what_it_wrote_and_others_are_unknown() {
+        for status in Status::ALL {
+            assert_eq!(Status::from_wire(status.to_wire()), Some(status));
+        }
+        for number in [0, 10, u16::MAX] {
+            assert_eq!(Status::from_wire(number), None);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! One edge that is served: its channel, its page and whom to ring.
+
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use insula_contract::edge::{CLIENT_SLOTS, Waiter, pair_directory};
+use insula_contract::id::{Attempt, EdgeId};
+use insula_contract::line::ServedEdge;
+
+use super::ServeError;
+use crate::channel::{Loaned, ServerEnd, Sizes, Taken};
+use crate::memory::PageMap;
+use crate::wake;
+
+/// An edge whose channel is open.
+#[derive(Debug)]
+pub(super) struct OpenEdge {
+    edge: ServedEdge,
+    end: ServerEnd,
+    page: PageMap,
+    slot: usize,
+    /// Client slots that were answered and not yet rung, a bit each.
+    answered: Cell<u32>,
+    /// The last look failed; not to be repeated before the bell rings again.
+    unreadable: Cell<bool>,
+}
+
+const _: () = assert!(CLIENT_SLOTS <= 32, "a bit per client slot");
+
+impl OpenEdge {
+    pub(super) fn open(
+        edge: ServedEdge,
+        page: OwnedFd,
+        attempt: Attempt,
+        slot: u8,
+        sizes: Sizes,
+    ) -> Result<Self, ServeError> {
+        let page = PageMap::new(page).map_err(ServeError::Page)?;
+        let index = usize::from(slot);
+        if index >= page.page().servers.len() {
+            return Err(ServeError::NoSlot(slot));
+        }
+        let directory = format!("{}/{}", edge.parent, pair_directory(attempt, edge.consumer));
+        let end = ServerEnd::create(&directory, sizes).map_err(ServeError::Channel)?;
+        Ok(Self {
+            edge,
+            end,
+            page,
+            slot: index,
+            answered: Cell::new(0),
+            unreadable: Cell::new(false),
+        })
+    }
+
+    /// Says that the server can be connected to.
+    pub(super) fn announce(&self, attempt: Attempt) {
+        self.waiter().open.store(attempt.0, Ordering::SeqCst);
+        for client in &self.page.page().clients {
+            wake::ring_always(client);
+        }
+    }
+
+    pub(super) fn id(&self) -> (EdgeId, Attempt) {
+        (self.edge.edge, self.edge.consumer)
+    }
+
+    pub(super) fn is(&self, edge: EdgeId, consumer: Attempt) -> bool {
+        self.id() == (edge, consumer)
+    }
+
+    pub(super) fn waiter(&self) -> &Waiter {
+        &self.page.page().servers[self.slot]
+    }
+
+    /// Whether a request waits, as far as can be seen.
+    #[inline]
+    pub(super) fn has_requests(&self) -> bool {
+        !self.unreadable.get() && self.end.has_requests().unwrap_or(false)
+    }
+
+    /// The next request.
+    #[inline]
+    pub(super) fn receive(&self) -> Option<Taken> {
+        match self.end.receive() {
+            Ok(taken) => {
+                self.unreadable.set(false);
+                taken
+            }
+            Err(()) => {
+                if !self.unreadable.replace(true) {
+                    let (edge, consumer) = self.id();
+                    tracing::warn!(%edge, %consumer, "cannot read the channel now");
+                }
+                None
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn loan(&self, taken: &Taken) -> Option<Loaned> {
+        self.end.loan(taken)
+    }
+
+    /// Notes that a client slot is to be rung.
+    #[inline]
+    pub(super) fn note(&self, slot: u8) {
+        self.answered
+            .set(self.answered.get() | 1 << (slot as usize % CLIENT_SLOTS));
+    }
+
+    /// Rings every client slot that was answered; the caller has published.
+    #[inline]
+    pub(super) fn ring(&self) {
+        let mut answered = self.answered.take();
+        while answered != 0 {
+            wake::ring(&self.page.page().clients[answered.trailing_zeros() as usize]);
+            answered &= answered - 1;
+        }
+    }
+}

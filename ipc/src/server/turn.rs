@@ -1,0 +1,280 @@
+//! One turn of a server: a batch of requests, taken, executed, committed and answered.
+
+use insula_contract::edge::CLIENT_SLOTS;
+use insula_contract::schema::SafetySchema;
+
+use super::edges::OpenEdge;
+use super::{
+    Answer, AnswerKind, CallContext, Dispatch, Journal, JournalError, Mode, OnceKey, ReplySlot,
+    Server,
+};
+use crate::channel::{Sealed, Taken};
+use crate::client::TraceContext;
+use crate::clock;
+use crate::contract::Contract;
+use crate::header::{RequestHeader, Status, VERSION};
+
+/// Requests of one turn at most.
+const BATCH: usize = 256;
+/// Requests taken from one edge before the next edge has its turn.
+const PER_EDGE: usize = 16;
+
+/// Which methods are `once`, by number.
+#[derive(Debug)]
+pub(super) struct Methods {
+    once: Vec<bool>,
+}
+
+impl Methods {
+    pub(super) fn of<C: Contract>() -> Self {
+        let mut once = Vec::new();
+        for method in C::schema().methods {
+            let index = usize::from(method.id);
+            if once.len() <= index {
+                once.resize(index + 1, false);
+            }
+            once[index] = method.safety == SafetySchema::Once;
+        }
+        Self { once }
+    }
+
+    #[inline]
+    fn is_once(&self, method: u16) -> bool {
+        self.once.get(usize::from(method)).copied().unwrap_or(false)
+    }
+}
+
+/// An answer that waits for the commit of its batch.
+pub(super) struct Held {
+    /// Index of its edge.
+    edge: usize,
+    slot: u8,
+    answer: Sealed,
+    /// Kept until the answer is sent: dropping it closes the answer's way.
+    _request: Taken,
+}
+
+/// Aborts the process when a panic unwinds through it: a handler's panic must not end in a lost
+/// answer beside a living server.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl<D: Dispatch, J: Journal> Server<D, J> {
+    /// Takes, executes and answers one batch of requests; whether there were any.
+    pub fn turn(&mut self) -> bool {
+        let _guard = AbortOnPanic;
+        let edges = std::mem::take(&mut self.edges);
+        let worked = self.turn_over(&edges);
+        self.edges = edges;
+        worked
+    }
+
+    fn turn_over(&mut self, edges: &[OpenEdge]) -> bool {
+        let mut taken_in_all = 0;
+        let mut writing = false;
+        'batch: loop {
+            let before = taken_in_all;
+            for step in 0..edges.len() {
+                let index = (self.first + step) % edges.len();
+                for _ in 0..PER_EDGE {
+                    let Some(taken) = edges[index].receive() else {
+                        break;
+                    };
+                    taken_in_all += 1;
+                    self.answer(edges, index, taken, &mut writing);
+                    if taken_in_all == BATCH {
+                        self.first = (index + 1) % edges.len();
+                        break 'batch;
+                    }
+                }
+            }
+            // A lone request does not wait for company, and a batch ends where nothing new came.
+            if taken_in_all == before || edges.len() == 1 {
+                break;
+            }
+        }
+        if taken_in_all == 0 {
+            return false;
+        }
+        if writing {
+            let committed = self.journal.commit();
+            self.settle(edges, committed);
+        }
+        crate::wake::published();
+        for edge in edges {
+            edge.ring();
+        }
+        true
+    }
+
+    /// Answers one request, or holds its answer back for the commit.
+    #[inline]
+    fn answer(&mut self, edges: &[OpenEdge], index: usize, taken: Taken, writing: &mut bool) {
+        let edge = &edges[index];
+        let header = taken.header();
+        // Without a chunk there is no way to answer, so nothing may be executed: the client, which
+        // holds all of them against the protocol, runs into its deadline.
+        let Some(mut reply) = edge.loan(&taken) else {
+            return;
+        };
+        let refusal = match self.mode {
+            _ if header.version != VERSION || usize::from(header.slot) >= CLIENT_SLOTS => {
+                Some(Status::MalformedRequest)
+            }
+            Mode::Draining => Some(Status::Draining),
+            Mode::Following => Some(Status::NotLeading),
+            Mode::Leading if clock::now_ns() >= header.deadline_ns => Some(Status::Expired),
+            Mode::Leading => None,
+        };
+        let slot = (header.slot % CLIENT_SLOTS as u16) as u8;
+        edge.note(slot);
+        let request = match (refusal, taken.bytes(header.length)) {
+            (None, Some(request)) => request,
+            (refusal, _) => {
+                let status = refusal.unwrap_or(Status::MalformedRequest);
+                return reply.seal(status, 0, header.sequence).send();
+            }
+        };
+        let call = context(edge, &header, slot);
+        if !self.methods.is_once(header.method) {
+            let reply_slot = ReplySlot::new(reply.bytes_mut());
+            let answer = self
+                .dispatch
+                .dispatch(&call, header.method, request, reply_slot);
+            return reply
+                .seal(answer.status, answer.length, header.sequence)
+                .send();
+        }
+        match self.once(&call, &header, request, reply.bytes_mut(), writing) {
+            Ok(answer) => {
+                let answer = reply.seal(answer.status, answer.length, header.sequence);
+                self.held.push(Held {
+                    edge: index,
+                    slot,
+                    answer,
+                    _request: taken,
+                });
+            }
+            Err(error) => {
+                report(&error);
+                let answer = reply.seal(Status::Unable, 0, header.sequence);
+                self.held.push(Held {
+                    edge: index,
+                    slot,
+                    answer,
+                    _request: taken,
+                });
+                // What the transaction holds of this request cannot be told apart from the rest.
+                if std::mem::take(writing) {
+                    self.journal.abort();
+                }
+                self.refuse_held(edges);
+            }
+        }
+    }
+
+    /// Executes a `once` request in the batch's transaction, or repeats its recorded answer.
+    fn once(
+        &mut self,
+        call: &CallContext,
+        header: &RequestHeader,
+        request: &[u8],
+        chunk: &mut [u8],
+        writing: &mut bool,
+    ) -> Result<Answer, JournalError> {
+        if header.sequence == 0 {
+            return Ok(Answer {
+                status: Status::MalformedRequest,
+                length: 0,
+            });
+        }
+        if !*writing {
+            self.journal.begin()?;
+            *writing = true;
+        }
+        if let Some(recorded) = self.journal.recall(call.key)? {
+            let status = match recorded.kind {
+                AnswerKind::Response => Status::Response,
+                AnswerKind::Error => Status::Error,
+            };
+            let length = recorded.body.len();
+            return Ok(match chunk.get_mut(..length) {
+                Some(place) => {
+                    place.copy_from_slice(&recorded.body);
+                    Answer { status, length }
+                }
+                None => Answer {
+                    status: Status::AnswerTooLong,
+                    length: 0,
+                },
+            });
+        }
+        let answer = self
+            .dispatch
+            .dispatch(call, header.method, request, ReplySlot::new(chunk));
+        let kind = match answer.status {
+            Status::Response => AnswerKind::Response,
+            Status::Error => AnswerKind::Error,
+            // Nothing was executed, or nothing that could be repeated.
+            _ => return Ok(answer),
+        };
+        let forget_below = header.forget_below.min(header.sequence);
+        self.journal
+            .record(call.key, forget_below, kind, &chunk[..answer.length])?;
+        Ok(answer)
+    }
+
+    /// Sends the answers that were held back, or refuses their requests where the commit failed.
+    fn settle(&mut self, edges: &[OpenEdge], committed: Result<(), JournalError>) {
+        match committed {
+            Ok(()) => {
+                for held in self.held.drain(..) {
+                    edges[held.edge].note(held.slot);
+                    held.answer.send();
+                }
+            }
+            Err(error) => {
+                report(&error);
+                self.refuse_held(edges);
+            }
+        }
+    }
+
+    /// Refuses the requests whose effects were undone, or may have been: sent again, each finds
+    /// its recorded answer or is executed.
+    fn refuse_held(&mut self, edges: &[OpenEdge]) {
+        for mut held in self.held.drain(..) {
+            edges[held.edge].note(held.slot);
+            held.answer.refuse(Status::Unable);
+            held.answer.send();
+        }
+    }
+}
+
+fn context(edge: &OpenEdge, header: &RequestHeader, slot: u8) -> CallContext {
+    let (edge, consumer) = edge.id();
+    CallContext {
+        edge,
+        key: OnceKey {
+            consumer,
+            slot,
+            sequence: header.sequence,
+        },
+        trace: TraceContext {
+            trace_id: header.trace_id,
+            span_id: header.span_id,
+        },
+        deadline_ns: header.deadline_ns,
+    }
+}
+
+fn report(error: &JournalError) {
+    tracing::error!("{error}: {}", error.0);
+}

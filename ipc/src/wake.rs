@@ -1,0 +1,144 @@
+//! Parking and ringing: the doorbells of an edge page over futex words.
+//!
+//! A lost wake-up is impossible because each side writes before it reads: the waiter sets `asleep`
+//! and then looks for work once more, the sender publishes work and then looks at `asleep`, with a
+//! sequentially consistent fence between the two steps on both sides. One of them sees the other.
+//! A ring between the waiter's load of `bell` and its futex call changes the word, and the kernel
+//! compares it again under its own lock.
+
+#![expect(unsafe_code, reason = "the futex calls are raw system calls")]
+
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use insula_contract::edge::Waiter;
+
+use crate::clock;
+
+/// Words that one thread can wait on at once (`FUTEX_WAITV_MAX`).
+pub(crate) const WORDS_MAX: usize = 128;
+
+const FUTEX2_SIZE_U32: u32 = 0x02;
+
+/// A word to wait on: sleep only while it holds `seen`.
+#[derive(Clone, Copy)]
+pub(crate) struct Watched<'a> {
+    pub(crate) word: &'a AtomicU32,
+    pub(crate) seen: u32,
+}
+
+/// The kernel's `struct futex_waitv`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct WaitEntry {
+    value: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// Sleeps until one of `words` is woken or differs from what was seen, or `timeout_ns` has passed.
+///
+/// May also return for no reason. Words beyond [`WORDS_MAX`] are a programming error.
+pub(crate) fn wait_any(words: &[Watched<'_>], timeout_ns: Option<u64>) {
+    assert!(
+        words.len() <= WORDS_MAX,
+        "more words than the kernel waits for"
+    );
+    let mut entries = [WaitEntry::default(); WORDS_MAX];
+    for (entry, watched) in entries.iter_mut().zip(words) {
+        *entry = WaitEntry {
+            value: u64::from(watched.seen),
+            address: watched.word.as_ptr() as u64,
+            flags: FUTEX2_SIZE_U32,
+            reserved: 0,
+        };
+    }
+    let until = timeout_ns.map(|ns| {
+        let end = clock::monotonic_ns()
+            .saturating_add(ns)
+            .min(i64::MAX as u64);
+        libc::timespec {
+            tv_sec: (end / 1_000_000_000) as libc::time_t,
+            tv_nsec: (end % 1_000_000_000) as libc::c_long,
+        }
+    });
+    let until_ptr = until.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the first `words.len()` entries describe words that live as long as the borrow in
+    // `words`; `until_ptr` is null or points to a timespec that outlives the call. Every outcome
+    // (woken, changed before, timeout, signal) is one that callers loop on.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            entries.as_ptr(),
+            words.len() as libc::c_uint,
+            0 as libc::c_uint,
+            until_ptr,
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    if result < 0 {
+        let error = std::io::Error::last_os_error();
+        let expected = [libc::EAGAIN, libc::ETIMEDOUT, libc::EINTR];
+        assert!(
+            error
+                .raw_os_error()
+                .is_some_and(|code| expected.contains(&code)),
+            "futex_waitv refused a wait: {error}"
+        );
+    }
+}
+
+/// Wakes everybody who waits for `word`.
+pub(crate) fn wake_all(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE only uses the address of the word, which is valid.
+    let woken = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE,
+            i32::MAX,
+            0_usize,
+            0,
+            0,
+        )
+    };
+    debug_assert!(woken >= 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Rings a bell whether or not its owner sleeps.
+pub(crate) fn ring_always(waiter: &Waiter) {
+    waiter.bell.fetch_add(1, Ordering::SeqCst);
+    wake_all(&waiter.bell);
+}
+
+/// Tells the owner of `waiter` about what was published before, if it sleeps.
+///
+/// The caller has issued [`published`] since it published.
+pub(crate) fn ring(waiter: &Waiter) {
+    if waiter.asleep.load(Ordering::Relaxed) != 0 {
+        ring_always(waiter);
+    }
+}
+
+/// Orders what was published before the looks at asleep flags that follow.
+pub(crate) fn published() {
+    fence(Ordering::SeqCst);
+}
+
+/// Says that the owner of `waiter` is about to park; then it must look for work once more.
+///
+/// Returns what to wait for: the bell as it was before.
+pub(crate) fn lie_down(waiter: &Waiter) -> Watched<'_> {
+    let seen = waiter.bell.load(Ordering::SeqCst);
+    waiter.asleep.store(1, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    Watched {
+        word: &waiter.bell,
+        seen,
+    }
+}
+
+/// Says that the owner of `waiter` is awake again.
+pub(crate) fn get_up(waiter: &Waiter) {
+    waiter.asleep.store(0, Ordering::SeqCst);
+}

@@ -1,0 +1,5 @@
+//! Calls between real connections and real servers, the tests playing the supervisor.
+
+mod calls;
+mod common;
+mod contract;
