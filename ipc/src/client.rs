@@ -175,6 +175,12 @@ impl Connection {
         })
     }
 
+    /// How often a wake-up that was due did not come, so that only the bound on every sleep found
+    /// the work. Above 0 only with a dead, broken or hostile peer.
+    pub fn rescues(&self) -> u64 {
+        self.calls.rescues()
+    }
+
     /// Waits until at least one outstanding request of this connection has an outcome to poll;
     /// returns at once where none is outstanding.
     pub fn wait_any(&self) {

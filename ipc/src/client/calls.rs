@@ -168,6 +168,7 @@ pub(super) struct Calls {
     sizes: Sizes,
     place: Place,
     warned: Cell<bool>,
+    rescues: Cell<u64>,
 }
 
 impl Drop for Calls {
@@ -218,7 +219,12 @@ impl Calls {
             sizes,
             place,
             warned: Cell::new(false),
+            rescues: Cell::new(0),
         }
+    }
+
+    pub(super) fn rescues(&self) -> u64 {
+        self.rescues.get()
     }
 
     pub(super) fn contract(&self) -> (&'static str, u16) {
@@ -428,11 +434,35 @@ impl Calls {
             wake::wait_any(&[bell, route], Some(until - now));
         }
         wake::get_up(waiter);
-        if clock::now_ns() >= now.saturating_add(PARK_MAX_NS)
-            && let Some(link) = &state.link
+        if clock::now_ns() >= now.saturating_add(PARK_MAX_NS) {
+            self.rescue(state, bell.seen, look);
+        }
+    }
+
+    /// After the longest sleep: rings the server whatever its flag says.
+    #[cold]
+    fn rescue(
+        &self,
+        state: &mut State,
+        bell_seen: u32,
+        look: &mut impl FnMut(&Self, &mut State) -> bool,
+    ) {
+        let waiting = state
+            .calls
+            .iter()
+            .any(|call| matches!(call.stage, Stage::Sent { .. }));
+        let unrung = self.place.waiter().bell.load(Ordering::SeqCst) == bell_seen;
+        if let Some(link) = &state.link
+            && waiting
             && let Some(server) = self.place.server(link.slot)
         {
+            if server.asleep.load(Ordering::SeqCst) != 0 {
+                self.rescues.set(self.rescues.get() + 1);
+            }
             wake::ring_always(server);
+        }
+        if look(self, state) && unrung {
+            self.rescues.set(self.rescues.get() + 1);
         }
     }
 

@@ -3,3 +3,5 @@
 mod calls;
 mod common;
 mod contract;
+mod deaths;
+mod waking;
