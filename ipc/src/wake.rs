@@ -142,3 +142,88 @@ pub(crate) fn lie_down(waiter: &Waiter) -> Watched<'_> {
 pub(crate) fn get_up(waiter: &Waiter) {
     waiter.asleep.store(0, Ordering::SeqCst);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+    use std::time::{Duration, Instant};
+
+    /// Meets the other thread in round `round`.
+    fn meet(mine: &AtomicU64, theirs: &AtomicU64, round: u64) {
+        mine.store(round, Ordering::SeqCst);
+        let mut looks = 0_u32;
+        while theirs.load(Ordering::SeqCst) < round {
+            looks += 1;
+            if looks.is_multiple_of(1000) {
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// The litmus test under the protocol: of one who publishes and rings and one who lies down and
+    /// looks, at least one sees the other.
+    #[test]
+    fn either_the_sender_sees_the_sleeper_or_the_sleeper_sees_the_work() {
+        const ROUNDS: u64 = 400_000;
+        #[repr(align(128))]
+        #[derive(Default)]
+        struct Apart<T>(T);
+        let waiter = Apart(Waiter::default());
+        let work = Apart(AtomicU64::new(0));
+        let (at_sender, at_sleeper) = (Apart(AtomicU64::new(0)), Apart(AtomicU64::new(0)));
+        let slept = Apart(AtomicU64::new(0));
+        let end = Instant::now() + Duration::from_secs(5);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for round in 1..=ROUNDS {
+                    meet(&at_sleeper.0, &at_sender.0, 2 * round);
+                    lie_down(&waiter.0);
+                    let saw = work.0.load(Ordering::Relaxed) == round;
+                    slept.0.store(u64::from(!saw), Ordering::SeqCst);
+                    meet(&at_sleeper.0, &at_sender.0, 2 * round + 1);
+                    get_up(&waiter.0);
+                }
+            });
+            let mut lost = 0;
+            for round in 1..=ROUNDS {
+                meet(&at_sender.0, &at_sleeper.0, 2 * round);
+                work.0.store(round, Ordering::Relaxed);
+                published();
+                let before = waiter.0.bell.load(Ordering::Relaxed);
+                ring(&waiter.0);
+                let rang = waiter.0.bell.load(Ordering::Relaxed) != before;
+                meet(&at_sender.0, &at_sleeper.0, 2 * round + 1);
+                lost += u64::from(!rang && slept.0.load(Ordering::SeqCst) == 1);
+                if Instant::now() > end {
+                    // Enough; let the other thread run through.
+                    at_sender.0.store(u64::MAX, Ordering::SeqCst);
+                    break;
+                }
+            }
+            assert_eq!(lost, 0, "slept beside work that nobody rang for");
+        });
+    }
+
+    #[test]
+    fn a_wait_ends_by_a_change_a_ring_and_a_timeout() {
+        let waiter = Waiter::default();
+        let watched = lie_down(&waiter);
+        // In time, though nobody rings.
+        wait_any(&[watched], Some(1_000_000));
+        // At once, as the bell has changed since.
+        published();
+        ring(&waiter);
+        wait_any(&[watched], None);
+        get_up(&waiter);
+        // By another thread.
+        let watched = lie_down(&waiter);
+        std::thread::scope(|threads| {
+            threads.spawn(|| ring_always(&waiter));
+            while waiter.bell.load(Ordering::SeqCst) == watched.seen {
+                wait_any(&[watched], None);
+            }
+        });
+    }
+}
