@@ -296,8 +296,11 @@ impl Calls {
     }
 
     fn header(&self, state: &State, spec: &Spec, sequence: u64) -> RequestHeader {
-        // Only a server that keeps answers asks below which number they may go.
+        // A server that keeps answers drops those below this number. Looking through the calls is
+        // worth it only where the answer is surely kept.
+        let alone = state.free.len() == state.calls.len();
         let forget_below = match spec.safety {
+            _ if alone => sequence,
             Safety::Once => state.oldest_wanted().min(sequence),
             Safety::Idempotent | Safety::AtMostOnce => 0,
         };

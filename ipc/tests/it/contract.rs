@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use insula_contract::schema::Schema;
+use insula_contract::schema::{
+    FieldSchema, MethodSchema, SafetySchema, Schema, TypeSchema, VariantSchema,
+};
 use insula_ipc::contract::{Contract, Message, Method, Safety};
 use serde::{Deserialize, Serialize};
 
@@ -23,16 +25,32 @@ impl Contract for Ledger {
     type Error = LedgerError;
 
     fn schema() -> Schema {
-        let method = |id, safety| insula_contract::schema::MethodSchema { id, safety };
-        use insula_contract::schema::SafetySchema;
         Schema {
+            name: Self::NAME.to_owned(),
+            major: Self::MAJOR,
+            in_flight: Self::IN_FLIGHT as u32,
+            error: LedgerError::schema(),
             methods: vec![
-                method(Echo::ID, SafetySchema::Idempotent),
-                method(Add::ID, SafetySchema::Once),
-                method(Risk::ID, SafetySchema::AtMostOnce),
-                method(Refuse::ID, SafetySchema::Once),
+                describe::<Echo>(),
+                describe::<Add>(),
+                describe::<Risk>(),
+                describe::<Refuse>(),
             ],
         }
+    }
+}
+
+fn describe<M: Method>() -> MethodSchema {
+    MethodSchema {
+        id: M::ID,
+        name: M::NAME.to_owned(),
+        safety: match M::SAFETY {
+            Safety::AtMostOnce => SafetySchema::AtMostOnce,
+            Safety::Idempotent => SafetySchema::Idempotent,
+            Safety::Once => SafetySchema::Once,
+        },
+        request: M::Request::schema(),
+        response: M::Response::schema(),
     }
 }
 
@@ -44,8 +62,15 @@ pub(crate) enum LedgerError {
 impl Message for LedgerError {
     type View<'a> = Self;
     const ENCODED_MAX: usize = 16;
-    fn schema() -> insula_contract::schema::TypeSchema {
-        insula_contract::schema::TypeSchema
+    fn schema() -> TypeSchema {
+        let field = FieldSchema {
+            name: "0".to_owned(),
+            schema: TypeSchema::U32,
+        };
+        TypeSchema::Enum(vec![VariantSchema {
+            name: "Refused".to_owned(),
+            fields: vec![field],
+        }])
     }
 }
 
@@ -57,8 +82,14 @@ pub(crate) struct Text<'a> {
 impl Message for Text<'static> {
     type View<'a> = Text<'a>;
     const ENCODED_MAX: usize = TEXT_MAX + 2;
-    fn schema() -> insula_contract::schema::TypeSchema {
-        insula_contract::schema::TypeSchema
+    fn schema() -> TypeSchema {
+        let schema = TypeSchema::Text {
+            max: TEXT_MAX as u64,
+        };
+        TypeSchema::Struct(vec![FieldSchema {
+            name: "text".to_owned(),
+            schema,
+        }])
     }
 }
 
@@ -67,8 +98,8 @@ pub(crate) struct Total;
 impl Message for Total {
     type View<'a> = u64;
     const ENCODED_MAX: usize = 10;
-    fn schema() -> insula_contract::schema::TypeSchema {
-        insula_contract::schema::TypeSchema
+    fn schema() -> TypeSchema {
+        TypeSchema::U64
     }
 }
 
