@@ -1,5 +1,7 @@
 //! What `#[contract]` and `#[derive(Message)]` implement, and the rest of this crate builds on.
 
+mod scalars;
+
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -25,6 +27,11 @@ pub enum Safety {
 /// `#[derive(Message)]` implements it for `Get<'static>` where the struct is `Get<'a>`; borrowed
 /// `&str` and `&[u8]` fields are written once into the chunk and read in place. Every text, byte
 /// string and sequence declares its greatest length, so that channels are sized from the contract.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message",
+    note = "derive `insula::Message` for a struct or an enum; a text, byte string or sequence is a \
+            field with `#[message(max = N)]`"
+)]
 pub trait Message: 'static {
     /// The same type with the lifetime of the chunk it borrows from.
     type View<'a>: Serialize + Deserialize<'a> + Debug;

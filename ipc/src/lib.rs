@@ -23,4 +23,5 @@ pub mod testing;
 mod wake;
 
 pub use insula_contract as protocol;
+pub use insula_macros::{Message, contract};
 pub use memory::MapError;

@@ -5,6 +5,7 @@
 //! has committed the whole batch; all others leave at once.
 
 mod edges;
+mod reply;
 mod turn;
 
 use std::error::Error;
@@ -27,6 +28,7 @@ use crate::header::Status;
 use crate::memory::MapError;
 use crate::wake::{self, Watched};
 use edges::OpenEdge;
+pub use reply::Reply;
 use turn::{Held, Methods};
 
 /// Edges that one server can serve: it waits for all of their bells and its own word at once.

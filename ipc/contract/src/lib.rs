@@ -9,6 +9,8 @@
 //! business of `insula-ipc` on one side and of the supervisor on the other.
 
 pub mod edge;
+#[doc(hidden)]
+pub mod encoding;
 pub mod id;
 pub mod line;
 pub mod local;

@@ -1,0 +1,692 @@
+//! `#[contract]`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::parse::Parser;
+use syn::{
+    Attribute, Error, FnArg, Ident, ItemTrait, LitInt, LitStr, Path, Result, ReturnType, TraitItem,
+    TraitItemFn, Type, Visibility, parse_quote,
+};
+
+use crate::shape::as_static;
+
+/// As `insula_contract::id::NAME_MAX`.
+const NAME_MAX: usize = 32;
+/// Unless the contract says otherwise.
+const IN_FLIGHT: u32 = 16;
+/// The most requests that a connection may have outstanding.
+const IN_FLIGHT_MAX: u32 = 1024;
+/// Method names that would collide with the client's own.
+const TAKEN: [&str; 2] = ["new", "connection"];
+
+struct Contract {
+    krate: Path,
+    visibility: Visibility,
+    docs: Vec<Attribute>,
+    ident: Ident,
+    name: String,
+    major: u16,
+    error: Type,
+    in_flight: u32,
+    methods: Vec<Method>,
+}
+
+struct Method {
+    docs: Vec<Attribute>,
+    ident: Ident,
+    marker: Ident,
+    id: u16,
+    safety: Safety,
+    deadline: Duration,
+    /// `None` for `()`.
+    request: Option<Type>,
+    response: Type,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Safety {
+    AtMostOnce,
+    Idempotent,
+    Once,
+}
+
+pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    Ok(Contract::read(options, &syn::parse2(item)?)?.write())
+}
+
+fn is_name(text: &str) -> bool {
+    text.len() <= NAME_MAX
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.ends_with('-')
+}
+
+fn number<T: std::str::FromStr>(literal: &LitInt, expected: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    literal
+        .base10_parse()
+        .map_err(|_| Error::new(literal.span(), format!("expected {expected}")))
+}
+
+fn parse_duration(literal: &LitStr) -> Result<Duration> {
+    let wrong = || {
+        Error::new(
+            literal.span(),
+            "expected a whole number and a unit, more than nothing: \"100us\", \"50ms\", \"1s\", \"2m\"",
+        )
+    };
+    let text = literal.value();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (count, unit) = text.split_at(digits);
+    let micros: u64 = match unit {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = count.parse().map_err(|_| wrong())?;
+    match count.checked_mul(micros) {
+        Some(micros) if micros > 0 => Ok(Duration::from_micros(micros)),
+        _ => Err(wrong()),
+    }
+}
+
+fn is_doc(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("doc")
+}
+
+/// `get_all` as `GetAll`.
+fn camel(ident: &Ident) -> Ident {
+    let mut name = String::new();
+    for word in ident.to_string().trim_start_matches("r#").split('_') {
+        let mut letters = word.chars();
+        if let Some(first) = letters.next() {
+            name.extend(first.to_uppercase());
+            name.push_str(letters.as_str());
+        }
+    }
+    Ident::new(&name, ident.span())
+}
+
+/// `RoomRates` as `room_rates`.
+fn snake(ident: &Ident) -> Ident {
+    let mut name = String::new();
+    for letter in ident.to_string().chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    Ident::new(&name, ident.span())
+}
+
+impl Contract {
+    fn read(options: TokenStream, item: &ItemTrait) -> Result<Self> {
+        let mut name: Option<LitStr> = None;
+        let mut major = None;
+        let mut error: Option<Type> = None;
+        let mut in_flight = None;
+        let mut krate: Path = parse_quote!(::insula::ipc);
+        syn::meta::parser(|meta| {
+            let value = meta.value()?;
+            match meta.path.require_ident()?.to_string().as_str() {
+                "name" => name = Some(value.parse()?),
+                "major" => major = Some(number(&value.parse()?, "a number from 0 to 65535")?),
+                "error" => error = Some(value.parse()?),
+                "in_flight" => {
+                    let literal: LitInt = value.parse()?;
+                    in_flight = match number(&literal, "a number")? {
+                        count @ 1..=IN_FLIGHT_MAX => Some(count),
+                        _ => {
+                            let text = format!("expected a number from 1 to {IN_FLIGHT_MAX}");
+                            return Err(Error::new(literal.span(), text));
+                        }
+                    };
+                }
+                "crate" => krate = value.call(Path::parse_mod_style)?,
+                _ => {
+                    return Err(meta.error(
+                        "unknown option of a contract; known: `name`, `major`, `error`, \
+                         `in_flight`, `crate`",
+                    ));
+                }
+            }
+            Ok(())
+        })
+        .parse2(options)?;
+        let missing = |option: &str| {
+            Error::new(
+                Span::call_site(),
+                format!("a contract needs its `{option}`"),
+            )
+        };
+        let name = name.ok_or_else(|| missing("name = \"...\""))?;
+        if !is_name(&name.value()) {
+            return Err(Error::new(
+                name.span(),
+                "a contract's name has lower-case letters, digits and inner hyphens, a letter \
+                 first, and at most 32 bytes",
+            ));
+        }
+        let methods = read_methods(item)?;
+        Ok(Self {
+            krate,
+            visibility: item.vis.clone(),
+            docs: item.attrs.clone(),
+            ident: item.ident.clone(),
+            name: name.value(),
+            major: major.ok_or_else(|| missing("major = ..."))?,
+            error: error.ok_or_else(|| missing("error = ..."))?,
+            in_flight: in_flight.unwrap_or(IN_FLIGHT),
+            methods,
+        })
+    }
+
+    fn write(&self) -> TokenStream {
+        let parts = [
+            self.marker(),
+            self.method_types(),
+            self.client(),
+            self.server(),
+        ];
+        quote!(#(#parts)*)
+    }
+
+    fn module(&self) -> Ident {
+        snake(&self.ident)
+    }
+
+    fn title(&self) -> String {
+        format!("`{}@{}`", self.name, self.major)
+    }
+
+    /// The type that stands for the contract.
+    fn marker(&self) -> TokenStream {
+        let Self {
+            krate,
+            visibility,
+            docs,
+            ident,
+            name,
+            major,
+            error,
+            in_flight,
+            ..
+        } = self;
+        let contract = quote!(#krate::contract);
+        let schema = quote!(#krate::protocol::schema);
+        let requests: Vec<Type> = self.methods.iter().map(Method::static_request).collect();
+        let responses: Vec<Type> = self
+            .methods
+            .iter()
+            .map(|method| as_static(&method.response))
+            .collect();
+        let needs_journal = self
+            .methods
+            .iter()
+            .any(|method| method.safety == Safety::Once);
+        let methods = self
+            .methods
+            .iter()
+            .zip(requests.iter().zip(&responses))
+            .map(|(method, (request, response))| {
+                let (id, name) = (method.id, method.name());
+                let safety = method.safety.ident();
+                quote! {
+                    #schema::MethodSchema {
+                        id: #id,
+                        name: #name.into(),
+                        safety: #schema::SafetySchema::#safety,
+                        request: <#request as #contract::Message>::schema(),
+                        response: <#response as #contract::Message>::schema(),
+                    }
+                }
+            });
+        quote! {
+            #(#docs)*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+            #visibility enum #ident {}
+
+            impl #contract::Contract for #ident {
+                const NAME: &'static str = #name;
+                const MAJOR: u16 = #major;
+                const IN_FLIGHT: usize = #in_flight as usize;
+                const REQUEST_MAX: usize = #krate::protocol::encoding::greatest(&[
+                    #(<#requests as #contract::Message>::ENCODED_MAX),*
+                ]);
+                const RESPONSE_MAX: usize = #krate::protocol::encoding::greatest(&[
+                    <#error as #contract::Message>::ENCODED_MAX,
+                    #(<#responses as #contract::Message>::ENCODED_MAX),*
+                ]);
+                const NEEDS_JOURNAL: bool = #needs_journal;
+                type Error = #error;
+
+                fn schema() -> #schema::Schema {
+                    #schema::Schema {
+                        name: #name.into(),
+                        major: #major,
+                        in_flight: #in_flight,
+                        error: <#error as #contract::Message>::schema(),
+                        methods: ::std::vec![#(#methods),*],
+                    }
+                }
+            }
+        }
+    }
+
+    fn method_types(&self) -> TokenStream {
+        let Self {
+            krate,
+            visibility,
+            ident,
+            ..
+        } = self;
+        let contract = quote!(#krate::contract);
+        let module = self.module();
+        let module_doc = format!("The methods of {}.", self.title());
+        let markers = self.methods.iter().map(|method| {
+            let (docs, marker) = (&method.docs, &method.marker);
+            quote! {
+                #(#docs)*
+                #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+                pub enum #marker {}
+            }
+        });
+        let impls = self.methods.iter().map(|method| {
+            let (marker, id, name) = (&method.marker, method.id, method.name());
+            let (request, response) = (method.static_request(), as_static(&method.response));
+            let safety = method.safety.ident();
+            let seconds = method.deadline.as_secs();
+            let nanos = method.deadline.subsec_nanos();
+            quote! {
+                impl #contract::Method for #module::#marker {
+                    type Contract = #ident;
+                    type Request = #request;
+                    type Response = #response;
+                    const ID: u16 = #id;
+                    const NAME: &'static str = #name;
+                    const SAFETY: #contract::Safety = #contract::Safety::#safety;
+                    const DEADLINE: ::std::time::Duration =
+                        ::std::time::Duration::new(#seconds, #nanos);
+                }
+            }
+        });
+        quote! {
+            #[doc = #module_doc]
+            #visibility mod #module {
+                #(#markers)*
+            }
+            #(#impls)*
+        }
+    }
+
+    fn client(&self) -> TokenStream {
+        let Self {
+            krate,
+            visibility,
+            error,
+            ..
+        } = self;
+        let name = format_ident!("{}Client", self.ident);
+        let doc = format!("Calls {} over one connection.", self.title());
+        let new_doc = format!(
+            "A client on `connection`, which is to be one of {}.",
+            self.title()
+        );
+        let client = quote!(#krate::client);
+        let module = self.module();
+        let methods = self.methods.iter().map(|method| {
+            let (docs, ident, marker) = (&method.docs, &method.ident, &method.marker);
+            let with = format_ident!("{}_with", ident.to_string().trim_start_matches("r#"));
+            let submit = format_ident!("submit_{}", ident.to_string().trim_start_matches("r#"));
+            let with_doc = format!("[`{0}`](Self::{0}), with options.", method.name());
+            let submit_doc =
+                format!("Sends the request of [`{0}`](Self::{0}) without waiting.", method.name());
+            let error_doc = "# Errors\n\nThe contract's own as `CallError::Failed`; the others say \
+                             of themselves whether the request may have been executed.";
+            let (parameter, argument) = match &method.request {
+                Some(request) => (quote!(request: &#request,), quote!(request)),
+                None => (quote!(), quote!(&())),
+            };
+            let method_type = quote!(#module::#marker);
+            let result = |of: TokenStream| {
+                quote!(::std::result::Result<#client::#of<#method_type>, #client::CallError<#error>>)
+            };
+            let (response, ticket) = (result(quote!(Response)), result(quote!(Ticket)));
+            quote! {
+                #(#docs)*
+                ///
+                #[doc = #error_doc]
+                #[inline]
+                pub fn #ident(&self, #parameter) -> #response {
+                    let options = ::std::default::Default::default();
+                    self.connection.call::<#method_type>(#argument, options)
+                }
+
+                #[doc = #with_doc]
+                ///
+                #[doc = #error_doc]
+                #[inline]
+                pub fn #with(&self, #parameter options: #client::CallOptions) -> #response {
+                    self.connection.call::<#method_type>(#argument, options)
+                }
+
+                #[doc = #submit_doc]
+                ///
+                #[doc = #error_doc]
+                #[inline]
+                pub fn #submit(&self, #parameter options: #client::CallOptions) -> #ticket {
+                    self.connection.submit::<#method_type>(#argument, options)
+                }
+            }
+        });
+        quote! {
+            #[doc = #doc]
+            #[derive(Debug, Clone)]
+            #visibility struct #name {
+                connection: #client::Connection,
+            }
+
+            impl #name {
+                #[doc = #new_doc]
+                pub fn new(connection: #client::Connection) -> Self {
+                    Self { connection }
+                }
+
+                /// The connection.
+                pub fn connection(&self) -> &#client::Connection {
+                    &self.connection
+                }
+
+                #(#methods)*
+            }
+        }
+    }
+
+    fn server(&self) -> TokenStream {
+        let Self {
+            krate,
+            visibility,
+            ident,
+            ..
+        } = self;
+        let (name, dispatch) = (
+            format_ident!("{ident}Server"),
+            format_ident!("{ident}Dispatch"),
+        );
+        let doc = format!("Executes the requests of {}.", self.title());
+        let dispatch_doc = format!("Lets a [`{name}`] be served.");
+        let server = quote!(#krate::server);
+        let module = self.module();
+        let methods = self.methods.iter().map(|method| {
+            let (docs, ident, marker) = (&method.docs, &method.ident, &method.marker);
+            let parameter = method
+                .request
+                .iter()
+                .map(|request| quote!(request: #request,));
+            quote! {
+                #(#docs)*
+                fn #ident(
+                    &mut self,
+                    call: &#server::CallContext,
+                    #(#parameter)*
+                    reply: #server::Reply<'_, #module::#marker>,
+                ) -> #server::Answer;
+            }
+        });
+        let arms = self.methods.iter().map(|method| {
+            let (method_ident, id) = (&method.ident, method.id);
+            let request: Type = method.request.clone().unwrap_or_else(|| parse_quote!(()));
+            let argument = method.request.iter().map(|_| quote!(__request,));
+            quote! {
+                #id => match #krate::protocol::encoding::decode::<#request>(__body) {
+                    ::std::option::Option::Some(__request) => {
+                        #name::#method_ident(
+                            &mut self.0,
+                            __call,
+                            #(#argument)*
+                            #server::Reply::new(__reply),
+                        )
+                    }
+                    ::std::option::Option::None => __reply.bad_request(),
+                }
+            }
+        });
+        quote! {
+            #[doc = #doc]
+            #visibility trait #name {
+                #(#methods)*
+            }
+
+            #[doc = #dispatch_doc]
+            #[derive(Debug, Clone, Default)]
+            #visibility struct #dispatch<T>(
+                /// What executes the requests.
+                pub T,
+            );
+
+            impl<T: #name> #server::Dispatch for #dispatch<T> {
+                type Contract = #ident;
+
+                #[inline]
+                fn dispatch(
+                    &mut self,
+                    __call: &#server::CallContext,
+                    __method: u16,
+                    __body: &[u8],
+                    __reply: #server::ReplySlot<'_>,
+                ) -> #server::Answer {
+                    match __method {
+                        #(#arms)*
+                        _ => __reply.unknown_method(),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn read_methods(item: &ItemTrait) -> Result<Vec<Method>> {
+    if let Some(surplus) = item.attrs.iter().find(|attribute| !is_doc(attribute)) {
+        return Err(Error::new_spanned(
+            surplus,
+            "a contract has no attribute but documentation",
+        ));
+    }
+    if !item.generics.params.is_empty() || !item.supertraits.is_empty() {
+        let text = "a contract has no parameters and no supertraits";
+        return Err(Error::new_spanned(&item.generics, text));
+    }
+    let mut problems: Option<Error> = None;
+    let mut note = |error: Error| match &mut problems {
+        None => problems = Some(error),
+        Some(problems) => problems.combine(error),
+    };
+    let mut methods: Vec<Method> = Vec::new();
+    let mut ids = BTreeMap::new();
+    for item in &item.items {
+        let TraitItem::Fn(function) = item else {
+            note(Error::new_spanned(item, "a contract consists of methods"));
+            continue;
+        };
+        let method = match Method::read(function) {
+            Ok(method) => method,
+            Err(error) => {
+                note(error);
+                continue;
+            }
+        };
+        if let Some(other) = ids.insert(method.id, method.ident.clone()) {
+            let text = format!("method number {} belongs to `{other}`", method.id);
+            note(Error::new(method.ident.span(), text));
+        }
+        if let Some(other) = methods.iter().find(|other| other.marker == method.marker) {
+            let text = format!("the name collides with that of `{}`", other.ident);
+            note(Error::new(method.ident.span(), text));
+        }
+        methods.push(method);
+    }
+    match problems {
+        Some(problems) => Err(problems),
+        None if methods.is_empty() => {
+            Err(Error::new(item.ident.span(), "a contract needs a method"))
+        }
+        None => Ok(methods),
+    }
+}
+
+impl Safety {
+    fn ident(self) -> Ident {
+        let name = match self {
+            Self::AtMostOnce => "AtMostOnce",
+            Self::Idempotent => "Idempotent",
+            Self::Once => "Once",
+        };
+        Ident::new(name, Span::call_site())
+    }
+}
+
+impl Method {
+    fn name(&self) -> String {
+        self.ident.to_string().trim_start_matches("r#").to_owned()
+    }
+
+    fn static_request(&self) -> Type {
+        self.request
+            .as_ref()
+            .map_or_else(|| parse_quote!(()), as_static)
+    }
+
+    fn read(function: &TraitItemFn) -> Result<Self> {
+        let signature = &function.sig;
+        if let Some(body) = &function.default {
+            return Err(Error::new_spanned(
+                body,
+                "a method of a contract has no body",
+            ));
+        }
+        if signature.asyncness.is_some()
+            || signature.unsafety.is_some()
+            || signature.constness.is_some()
+            || !signature.generics.params.is_empty()
+        {
+            return Err(Error::new_spanned(
+                signature,
+                "expected `fn name(request: Request) -> Response;`",
+            ));
+        }
+        let ident = signature.ident.clone();
+        if TAKEN.iter().any(|taken| ident == taken) {
+            let text = format!("`{ident}` is a name of the client's own");
+            return Err(Error::new(ident.span(), text));
+        }
+        let mut inputs = signature.inputs.iter();
+        let request = match (inputs.next(), inputs.next()) {
+            (None, _) => None,
+            (Some(FnArg::Typed(request)), None) => Some((*request.ty).clone()),
+            (Some(other), _) => {
+                return Err(Error::new_spanned(
+                    other,
+                    "a method takes one request, and no `self`: the client and the server add \
+                     theirs",
+                ));
+            }
+        };
+        let response = match &signature.output {
+            ReturnType::Default => parse_quote!(()),
+            ReturnType::Type(_, response) => (**response).clone(),
+        };
+        let mut options = None;
+        for attribute in &function.attrs {
+            if is_doc(attribute) {
+                continue;
+            }
+            if !attribute.path().is_ident("method") {
+                return Err(Error::new_spanned(
+                    attribute,
+                    "a method has no attributes but `method` and documentation",
+                ));
+            }
+            if options.is_some() {
+                return Err(Error::new_spanned(attribute, "`method` is given twice"));
+            }
+            options = Some(read_options(attribute)?);
+        }
+        let Some((id, safety, deadline)) = options else {
+            return Err(Error::new(
+                ident.span(),
+                "a method needs its options: `#[method(id = 1, idempotent, deadline = \"1s\")]`",
+            ));
+        };
+        Ok(Self {
+            docs: function
+                .attrs
+                .iter()
+                .filter(|attribute| is_doc(attribute))
+                .cloned()
+                .collect(),
+            marker: camel(&ident),
+            ident,
+            id,
+            safety,
+            deadline,
+            request,
+            response,
+        })
+    }
+}
+
+fn read_options(attribute: &Attribute) -> Result<(u16, Safety, Duration)> {
+    let (mut id, mut deadline, mut safety) = (None, None, None);
+    attribute.parse_nested_meta(|meta| {
+        match meta.path.require_ident()?.to_string().as_str() {
+            "id" => {
+                let expected = "a number from 1 to 65535";
+                let literal: LitInt = meta.value()?.parse()?;
+                id = match number(&literal, expected)? {
+                    0 => {
+                        return Err(Error::new(literal.span(), format!("expected {expected}")));
+                    }
+                    id => Some(id),
+                };
+            }
+            "deadline" => deadline = Some(parse_duration(&meta.value()?.parse()?)?),
+            word @ ("idempotent" | "once") => {
+                if safety.is_some() {
+                    return Err(meta.error("a method is `idempotent` or `once`, not both"));
+                }
+                let idempotent = word == "idempotent";
+                safety = Some(if idempotent {
+                    Safety::Idempotent
+                } else {
+                    Safety::Once
+                });
+            }
+            _ => {
+                return Err(meta.error(
+                    "unknown option of a method; known: `id`, `deadline`, `idempotent`, `once`",
+                ));
+            }
+        }
+        Ok(())
+    })?;
+    let missing =
+        |option: &str| Error::new_spanned(attribute, format!("a method needs its `{option}`"));
+    Ok((
+        id.ok_or_else(|| missing("id = ..."))?,
+        safety.unwrap_or(Safety::AtMostOnce),
+        deadline.ok_or_else(|| missing("deadline = \"...\""))?,
+    ))
+}
+
+#[cfg(test)]
+#[path = "contract_tests.rs"]
+mod tests;

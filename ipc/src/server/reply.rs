@@ -1,0 +1,37 @@
+//! The place for the answer to one method's request.
+
+use std::marker::PhantomData;
+
+use super::{Answer, ReplySlot};
+use crate::contract::{ErrorOf, Message, Method};
+
+/// A [`ReplySlot`] that takes only what `M` answers.
+#[derive(Debug)]
+#[must_use = "a request that is not answered leaves its caller waiting"]
+pub struct Reply<'a, M> {
+    slot: ReplySlot<'a>,
+    method: PhantomData<fn() -> M>,
+}
+
+impl<'a, M: Method> Reply<'a, M> {
+    /// The place `slot`, for an answer of `M`.
+    #[inline]
+    pub fn new(slot: ReplySlot<'a>) -> Self {
+        Self {
+            slot,
+            method: PhantomData,
+        }
+    }
+
+    /// Answers with the response, encoded straight into the chunk that the client will read.
+    #[inline]
+    pub fn send(self, response: &<M::Response as Message>::View<'_>) -> Answer {
+        self.slot.send::<M>(response)
+    }
+
+    /// Answers with the contract's error.
+    #[inline]
+    pub fn fail(self, error: &ErrorOf<M>) -> Answer {
+        self.slot.fail::<M>(error)
+    }
+}
