@@ -1,0 +1,330 @@
+//! `service.toml`: what a release says of itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use insula_contract::id::ContractId;
+use insula_core::spec::{
+    DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
+};
+use nix::sys::signal::Signal;
+use nix::unistd::{Group, User};
+
+use super::document::{self, Section, Value};
+use super::{Problems, Profiles, units};
+
+/// The manifest's name in a release.
+pub const MANIFEST: &str = "service.toml";
+
+/// Longest wait that a manifest may ask for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Smallest and largest store.
+const STORE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 44;
+/// The most descriptors of a process, as the kernel's own ceiling (`fs.nr_open`) usually is.
+const OPEN_FILES_MAX: i64 = 1 << 20;
+
+/// What a manifest is checked against.
+pub struct Facts<'a> {
+    /// The host's profiles.
+    pub profiles: &'a Profiles,
+    /// Why the release's file of this name cannot be run; `None` if it can.
+    pub program: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Checks the text of a manifest, which a person knows as `file`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<ServiceSpec, Problems> {
+    document::read(file, text, |root| {
+        let name = root.required("name", Value::parsed);
+        let version = root.required("version", Value::parsed);
+        let description = root.optional("description", String::new(), Value::text);
+        let run = root.required("run", |value| value.section(|run| read_run(run, facts)));
+        let provides = root.optional("provides", BTreeMap::new(), |value| {
+            contracts(value, |section| {
+                let root_only = vec![Principal::Uid(0)];
+                let allow = section.optional("allow", root_only, |value| value.list(principal))?;
+                Some(Offer { allow })
+            })
+        });
+        let requires = root.optional("requires", BTreeMap::new(), |value| {
+            contracts(value, |_| Some(Need {}))
+        });
+        let data = root.optional("data", None, |value| value.section(read_data));
+        let (run, provides, requires) = (run?, provides?, requires?);
+        Some(ServiceSpec {
+            name: name?,
+            version: version?,
+            description: description?,
+            command: run.command,
+            profile: run.profile,
+            ready_timeout: run.ready_timeout,
+            drain_timeout: run.drain_timeout,
+            stop_timeout: run.stop_timeout,
+            stop_signal: run.stop_signal,
+            autostart: run.autostart,
+            restart: run.restart,
+            expected_exit_codes: run.expected_exit_codes,
+            network: run.network,
+            listen: run.listen,
+            environment: run.environment,
+            limits: run.limits,
+            provides,
+            requires,
+            data: data?,
+        })
+    })
+}
+
+/// What the table `run` says.
+struct Run {
+    command: Vec<String>,
+    profile: String,
+    ready_timeout: Duration,
+    drain_timeout: Duration,
+    stop_timeout: Duration,
+    stop_signal: i32,
+    autostart: bool,
+    restart: RestartPolicy,
+    expected_exit_codes: BTreeSet<i32>,
+    network: Network,
+    listen: Vec<u16>,
+    environment: BTreeMap<String, String>,
+    limits: Limits,
+}
+
+fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
+    let command = run.required("command", |value| command(value, facts));
+    let profile = run.required("profile", |value| profile(value, facts.profiles));
+    let second = Duration::from_secs(1);
+    let ready_timeout = run.optional("ready-timeout", 30 * second, |v| timeout(v, false));
+    let drain_timeout = run.optional("drain-timeout", 5 * second, |v| timeout(v, true));
+    let stop_timeout = run.optional("stop-timeout", 10 * second, |v| timeout(v, true));
+    let stop_signal = run.optional("stop-signal", Signal::SIGTERM as i32, signal);
+    let autostart = run.optional("autostart", true, Value::boolean);
+    let restart = run.optional("restart", RestartPolicy::Always, |value| {
+        value.one_of(&[
+            ("always", RestartPolicy::Always),
+            ("on-failure", RestartPolicy::OnFailure),
+            ("never", RestartPolicy::Never),
+        ])
+    });
+    let expected_exit_codes = run.optional("expected-exit-codes", BTreeSet::from([0]), |value| {
+        let codes = value.list(|code| i32::try_from(code.integer(0..=255)?).ok())?;
+        Some(codes.into_iter().collect())
+    });
+    let network = run.optional("network", Network::None, |value| {
+        value.one_of(&[
+            ("none", Network::None),
+            ("loopback", Network::Loopback),
+            ("any", Network::Any),
+        ])
+    });
+    let listen = run.optional("listen", Vec::new(), |value| {
+        let ports = value.list(|port| u16::try_from(port.integer(1..=65_535)?).ok())?;
+        if !ports.is_empty() && network == Some(Network::None) {
+            return value.wrong_but(
+                "a service without network cannot listen",
+                "set `network = \"loopback\"`, or `\"any\"`",
+            );
+        }
+        Some(ports)
+    });
+    let environment = run.optional("environment", BTreeMap::new(), |value| {
+        Some(value.entries(variable)?.into_iter().collect())
+    });
+    let limits = run.optional("limits", Limits::default(), |value| {
+        value.section(read_limits)
+    });
+    Some(Run {
+        command: command?,
+        profile: profile?,
+        ready_timeout: ready_timeout?,
+        drain_timeout: drain_timeout?,
+        stop_timeout: stop_timeout?,
+        stop_signal: stop_signal?,
+        autostart: autostart?,
+        restart: restart?,
+        expected_exit_codes: expected_exit_codes?,
+        network: network?,
+        listen: listen?,
+        environment: environment?,
+        limits: limits?,
+    })
+}
+
+fn command(value: &Value<'_>, facts: &Facts<'_>) -> Option<Vec<String>> {
+    let mut is_program = true;
+    let words = value.list(|word| {
+        let text = word.text()?;
+        if std::mem::take(&mut is_program)
+            && let Some(reason) = (facts.program)(&text)
+        {
+            return word.wrong(reason);
+        }
+        Some(text)
+    })?;
+    if words.is_empty() {
+        value.wrong("names no program")
+    } else {
+        Some(words)
+    }
+}
+
+fn profile(value: &Value<'_>, profiles: &Profiles) -> Option<String> {
+    let name = value.text()?;
+    if profiles.get(&name).is_some() {
+        return Some(name);
+    }
+    let known: Vec<_> = profiles.names().collect();
+    value.wrong_but(
+        format!("no profile `{name}`; known: {}", known.join(", ")),
+        "profiles are defined in the host's profiles.toml",
+    )
+}
+
+fn timeout(value: &Value<'_>, may_be_zero: bool) -> Option<Duration> {
+    let duration = super::profiles::duration(value)?;
+    if duration > TIMEOUT_MAX {
+        value.wrong(format!("longer than {}", units::duration_text(TIMEOUT_MAX)))
+    } else if duration.is_zero() && !may_be_zero {
+        value.wrong("leaves no time at all")
+    } else {
+        Some(duration)
+    }
+}
+
+fn signal(value: &Value<'_>) -> Option<i32> {
+    let name = value.text()?;
+    let known = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ];
+    let short = |signal: &Signal| signal.as_str().trim_start_matches("SIG").to_owned();
+    match known
+        .iter()
+        .find(|signal| name == signal.as_str() || name == short(signal))
+    {
+        Some(signal) => Some(*signal as i32),
+        None => {
+            let known: Vec<_> = known.iter().map(short).collect();
+            value.wrong(format!(
+                "no stop signal `{name}`; known: {}",
+                known.join(", ")
+            ))
+        }
+    }
+}
+
+fn variable(name: &str, value: &Value<'_>) -> Option<(String, String)> {
+    let text = value.text();
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !name.chars().all(word) || name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return value.wrong("not the name of a variable: letters, digits and `_`");
+    }
+    if name.starts_with("INSULA_") {
+        return value.wrong("variables that begin with INSULA_ are set by the supervisor");
+    }
+    Some((name.to_owned(), text?))
+}
+
+fn read_limits(limits: &Section<'_>) -> Option<Limits> {
+    let default = Limits::default();
+    let open_files = limits.optional("open-files", default.open_files, |value| {
+        u64::try_from(value.integer(64..=OPEN_FILES_MAX)?).ok()
+    });
+    Some(Limits {
+        open_files: open_files?,
+    })
+}
+
+fn contracts<T>(
+    value: &Value<'_>,
+    mut read: impl FnMut(&Section<'_>) -> Option<T>,
+) -> Option<BTreeMap<ContractId, T>> {
+    let entries = value.entries(|name, entry| {
+        let content = entry.section(&mut read);
+        match name.parse::<ContractId>() {
+            Ok(id) => Some((id, content?)),
+            Err(error) => entry.wrong(error.to_string()),
+        }
+    })?;
+    let count = entries.len();
+    let contracts: BTreeMap<_, _> = entries.into_iter().collect();
+    if contracts.len() < count {
+        // `kv@1` and `kv@01` are two keys and one contract.
+        return value.wrong("names a contract twice");
+    }
+    Some(contracts)
+}
+
+fn principal(value: &Value<'_>) -> Option<Principal> {
+    let text = value.text()?;
+    let (kind, name) = text.split_once(':').unwrap_or((&text, ""));
+    match (kind, name) {
+        ("*", "") => return Some(Principal::Anyone),
+        ("root", "") => return Some(Principal::Uid(0)),
+        ("uid" | "gid", number) => {
+            if let Ok(number) = number.parse() {
+                let user = kind == "uid";
+                return Some(if user {
+                    Principal::Uid(number)
+                } else {
+                    Principal::Gid(number)
+                });
+            }
+        }
+        ("user", name) if !name.is_empty() => {
+            return match User::from_name(name) {
+                Ok(Some(user)) => Some(Principal::Uid(user.uid.as_raw())),
+                Ok(None) => value.wrong(format!("this host has no user `{name}`")),
+                Err(error) => value.wrong(format!("cannot look up user `{name}`: {error}")),
+            };
+        }
+        ("group", name) if !name.is_empty() => {
+            return match Group::from_name(name) {
+                Ok(Some(group)) => Some(Principal::Gid(group.gid.as_raw())),
+                Ok(None) => value.wrong(format!("this host has no group `{name}`")),
+                Err(error) => value.wrong(format!("cannot look up group `{name}`: {error}")),
+            };
+        }
+        _ => {}
+    }
+    value.wrong_but(
+        format!("`{text}` names nobody"),
+        "write `root`, `uid:1000`, `user:name`, `gid:100`, `group:name`, or `*` for everybody",
+    )
+}
+
+fn read_data(data: &Section<'_>) -> Option<Option<DataSpec>> {
+    let store = data.required("store", Value::boolean);
+    let schema = data.optional("schema", 1, |value| {
+        u32::try_from(value.integer(1..=i64::from(u32::MAX))?).ok()
+    });
+    let size_max = data.optional("size-max", 1 << 30, |value| {
+        let text = value.text()?;
+        match units::size(&text) {
+            Some(bytes) if STORE.contains(&bytes) => Some(bytes),
+            Some(_) => {
+                let [least, most] =
+                    [STORE.start(), STORE.end()].map(|size| units::size_text(*size));
+                value.wrong(format!("{text} is not between {least} and {most}"))
+            }
+            None => value.wrong_but(
+                format!("`{text}` is no size"),
+                "write a whole number and its unit, like \"512MiB\" or \"4GiB\"",
+            ),
+        }
+    });
+    let spec = DataSpec {
+        schema: schema?,
+        size_max: size_max?,
+    };
+    Some(store?.then_some(spec))
+}

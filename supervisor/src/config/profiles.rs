@@ -1,0 +1,253 @@
+//! `profiles.toml`: what the host gives to services, by the profile that they ask for.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use insula_core::spec::{Cpus, ProfileSpec, Spin};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use super::document::{self, Section, Value};
+use super::{Problems, units};
+use crate::paths::Paths;
+
+/// The profiles that are there without any file of the host's.
+const SHIPPED: &str = include_str!("../../../profiles.toml");
+/// The profile that a service gets whose own was taken away.
+const FALLBACK: &str = "shared";
+/// Longest spin: whoever wants more wants `forever`.
+const SPIN_MAX: Duration = Duration::from_secs(1);
+
+/// Why there are no profiles.
+#[derive(Debug, Error)]
+pub enum ProfilesError {
+    /// The host's file is there and cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The CPUs that this process may use cannot be told.
+    #[error("cannot tell which CPUs this host has")]
+    Cpus(#[source] io::Error),
+    /// What the file says is wrong.
+    #[error("{0}")]
+    Problems(Problems),
+}
+
+/// The host's profiles by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profiles(BTreeMap<String, ProfileSpec>);
+
+impl Profiles {
+    /// The shipped ones, with those of the host's `profiles.toml` over them.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read, or something in it is wrong.
+    pub fn load(paths: &Paths) -> Result<Self, ProfilesError> {
+        let path = paths.etc().join("profiles.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ProfilesError::Read { path, source }),
+        };
+        let cpus = usable_cpus().map_err(|errno| ProfilesError::Cpus(errno.into()))?;
+        Self::check(&path, &text, &cpus).map_err(ProfilesError::Problems)
+    }
+
+    /// The shipped ones.
+    pub fn shipped() -> Self {
+        let none = Self(BTreeMap::new());
+        none.with("profiles.toml", SHIPPED, &[])
+            .expect("a test reads the shipped profiles")
+    }
+
+    /// Checks a host's file, which may name these CPUs.
+    pub(super) fn check(file: &Path, text: &str, cpus: &[usize]) -> Result<Self, Problems> {
+        Self::shipped().with(&file.to_string_lossy(), text, cpus)
+    }
+
+    /// These, with those of `text` over them: a key that is not there keeps what it was.
+    fn with(mut self, file: &str, text: &str, cpus: &[usize]) -> Result<Self, Problems> {
+        let found = document::read(file, text, |root| {
+            root.optional("profiles", Vec::new(), |value| {
+                value.entries(|name, profile| {
+                    let spec = profile.section(|keys| read_profile(keys, self.get(name), cpus));
+                    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+                    if name.is_empty() || !name.chars().all(word) {
+                        return profile.wrong("a name is lower-case letters, digits and hyphens");
+                    }
+                    Some((name.to_owned(), spec?))
+                })
+            })
+        })?;
+        self.0.extend(found);
+        Ok(self)
+    }
+
+    /// The profile of this name.
+    pub fn get(&self, name: &str) -> Option<&ProfileSpec> {
+        self.0.get(name)
+    }
+
+    /// What a service gets whose own profile was taken away: `shared`.
+    pub fn fallback(&self) -> &ProfileSpec {
+        &self.0[FALLBACK]
+    }
+
+    /// All names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+fn read_profile(
+    keys: &Section<'_>,
+    shipped: Option<&ProfileSpec>,
+    usable: &[usize],
+) -> Option<ProfileSpec> {
+    let default = ProfileSpec {
+        cpus: Cpus::All,
+        spin: Spin::For(Duration::ZERO),
+    };
+    let default = shipped.unwrap_or(&default);
+    let cpus = keys.optional("cpus", default.cpus.clone(), |value| cpus(value, usable));
+    let spin = keys.optional("spin", default.spin, spin);
+    Some(ProfileSpec {
+        cpus: cpus?,
+        spin: spin?,
+    })
+}
+
+fn cpus(value: &Value<'_>, usable: &[usize]) -> Option<Cpus> {
+    if value.is_text() {
+        return value.one_of(&[("all", ())]).map(|()| Cpus::All);
+    }
+    let mut list = value.list(|cpu| {
+        let number = usize::try_from(cpu.integer(0..=65_535)?).ok()?;
+        if usable.contains(&number) {
+            Some(number)
+        } else {
+            cpu.wrong(format!(
+                "no CPU {number}; usable on this host: {}",
+                ranges(usable)
+            ))
+        }
+    })?;
+    list.sort_unstable();
+    list.dedup();
+    if list.is_empty() {
+        value.wrong("names no CPU")
+    } else {
+        Some(Cpus::List(list))
+    }
+}
+
+fn spin(value: &Value<'_>) -> Option<Spin> {
+    if value.is("forever") {
+        return Some(Spin::Forever);
+    }
+    let duration = duration(value)?;
+    if duration > SPIN_MAX {
+        return value.wrong_but(
+            format!("longer than {}", units::duration_text(SPIN_MAX)),
+            "write \"forever\" for a service that never parks",
+        );
+    }
+    Some(Spin::For(duration))
+}
+
+/// A duration as text.
+pub(super) fn duration(value: &Value<'_>) -> Option<Duration> {
+    let text = value.text()?;
+    units::duration(&text).or_else(|| {
+        value.wrong_but(
+            format!("`{text}` is no duration"),
+            "write a whole number and its unit, like \"20us\", \"500ms\" or \"30s\"",
+        )
+    })
+}
+
+fn usable_cpus() -> nix::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count())
+        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
+        .collect())
+}
+
+/// `0-3, 8` for ascending numbers.
+fn ranges(numbers: &[usize]) -> String {
+    let mut text: Vec<String> = Vec::new();
+    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
+        text.push(match run {
+            [only] => only.to_string(),
+            run => format!("{}-{}", run[0], run[run.len() - 1]),
+        });
+    }
+    text.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_profiles_are_there() {
+        let profiles = Profiles::shipped();
+        assert_eq!(
+            profiles.names().collect::<Vec<_>>(),
+            ["dense", "latency", "shared"]
+        );
+        assert_eq!(
+            profiles.get("dense").unwrap().spin,
+            Spin::For(Duration::ZERO)
+        );
+        assert_eq!(profiles.fallback(), profiles.get("shared").unwrap());
+    }
+
+    #[test]
+    fn a_host_changes_single_keys_and_adds_profiles() {
+        let text = "[profiles.shared]\ncpus = [1, 0]\n[profiles.mine]\nspin = \"forever\"\n";
+        let profiles = Profiles::check(Path::new("p.toml"), text, &[0, 1]).unwrap();
+        let shipped = Profiles::shipped();
+        let shared = profiles.get("shared").unwrap();
+        assert_eq!(shared.cpus, Cpus::List(vec![0, 1]));
+        assert_eq!(shared.spin, shipped.get("shared").unwrap().spin, "kept");
+        let mine = ProfileSpec {
+            cpus: Cpus::All,
+            spin: Spin::Forever,
+        };
+        assert_eq!(profiles.get("mine"), Some(&mine));
+        assert_eq!(profiles.get("dense"), shipped.get("dense"));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_a_profile_is_said_at_once() {
+        let text = "\
+[profiles.shared]
+cpus = [0, 7]
+spin = 20
+[profiles.BIG]
+cpus = \"every\"
+memory = \"1GiB\"
+spin = \"2s\"
+";
+        let problems = Profiles::check(Path::new("p.toml"), text, &[0, 1, 4]).unwrap_err();
+        let expected = "\
+p.toml:2:12: profiles.shared.cpus[1]: no CPU 7; usable on this host: 0-1, 4
+p.toml:3:8: profiles.shared.spin: expected a text, found a whole number
+p.toml:4:11: profiles.BIG: a name is lower-case letters, digits and hyphens
+p.toml:5:8: profiles.BIG.cpus: `every` is none of `all`
+p.toml:6:1: profiles.BIG.memory: unknown key
+  hint: known here: cpus, spin
+p.toml:7:8: profiles.BIG.spin: longer than 1s
+  hint: write \"forever\" for a service that never parks";
+        assert_eq!(problems.to_string(), expected);
+    }
+}

@@ -1,0 +1,256 @@
+//! Whole manifests in, whole specs or whole reports out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use insula_core::spec::{
+    DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
+};
+use semver::Version;
+
+use super::*;
+
+fn check(text: &str) -> Result<ServiceSpec, Problems> {
+    let profiles = Profiles::shipped();
+    let program =
+        |name: &str| (name != "bin/kv").then(|| format!("the release has no file `{name}`"));
+    check_manifest(
+        "kv/service.toml",
+        text,
+        &Facts {
+            profiles: &profiles,
+            program: &program,
+        },
+    )
+}
+
+fn report(text: &str) -> String {
+    check(text).unwrap_err().to_string()
+}
+
+const LEAST: &str = "\
+name = \"kv\"
+version = \"1.0.0\"
+[run]
+command = [\"bin/kv\"]
+profile = \"shared\"
+";
+
+#[test]
+fn the_least_manifest_has_safe_defaults() {
+    let expected = ServiceSpec {
+        name: "kv".parse().unwrap(),
+        version: Version::new(1, 0, 0),
+        description: String::new(),
+        command: vec!["bin/kv".to_owned()],
+        profile: "shared".to_owned(),
+        ready_timeout: Duration::from_secs(30),
+        drain_timeout: Duration::from_secs(5),
+        stop_timeout: Duration::from_secs(10),
+        stop_signal: 15,
+        autostart: true,
+        restart: RestartPolicy::Always,
+        expected_exit_codes: BTreeSet::from([0]),
+        network: Network::None,
+        listen: vec![],
+        environment: BTreeMap::new(),
+        limits: Limits::default(),
+        provides: BTreeMap::new(),
+        requires: BTreeMap::new(),
+        data: None,
+    };
+    assert_eq!(check(LEAST), Ok(expected));
+}
+
+#[test]
+fn every_key_of_a_manifest_reaches_the_spec() {
+    let text = r#"
+name = "kv"
+version = "1.2.3-rc.1"
+description = "keys and values"
+[run]
+command = ["bin/kv", "--durability", "grouped"]
+profile = "latency"
+ready-timeout = "1m"
+stop-timeout = "0s"
+drain-timeout = "250ms"
+stop-signal = "INT"
+autostart = false
+restart = "on-failure"
+expected-exit-codes = [0, 3]
+network = "loopback"
+listen = [18080]
+[run.environment]
+LANG = "C"
+[run.limits]
+open-files = 512
+[provides."kv@1"]
+allow = ["root", "uid:1000", "gid:7", "*"]
+[provides."kv-admin@2"]
+[requires."clock@1"]
+[data]
+store = true
+schema = 4
+size-max = "4GiB"
+"#;
+    let spec = check(text).unwrap();
+    let expected = ServiceSpec {
+        name: "kv".parse().unwrap(),
+        version: "1.2.3-rc.1".parse().unwrap(),
+        description: "keys and values".to_owned(),
+        command: ["bin/kv", "--durability", "grouped"]
+            .map(str::to_owned)
+            .to_vec(),
+        profile: "latency".to_owned(),
+        ready_timeout: Duration::from_secs(60),
+        drain_timeout: Duration::from_millis(250),
+        stop_timeout: Duration::ZERO,
+        stop_signal: 2,
+        autostart: false,
+        restart: RestartPolicy::OnFailure,
+        expected_exit_codes: BTreeSet::from([0, 3]),
+        network: Network::Loopback,
+        listen: vec![18_080],
+        environment: BTreeMap::from([("LANG".to_owned(), "C".to_owned())]),
+        limits: Limits { open_files: 512 },
+        provides: BTreeMap::from([
+            (
+                "kv@1".parse().unwrap(),
+                Offer {
+                    allow: vec![
+                        Principal::Uid(0),
+                        Principal::Uid(1_000),
+                        Principal::Gid(7),
+                        Principal::Anyone,
+                    ],
+                },
+            ),
+            (
+                "kv-admin@2".parse().unwrap(),
+                Offer {
+                    allow: vec![Principal::Uid(0)],
+                },
+            ),
+        ]),
+        requires: BTreeMap::from([("clock@1".parse().unwrap(), Need {})]),
+        data: Some(DataSpec {
+            schema: 4,
+            size_max: 4 << 30,
+        }),
+    };
+    assert_eq!(spec, expected);
+}
+
+#[test]
+fn all_problems_are_reported_at_once_with_their_places() {
+    let text = r#"name = "Kv"
+vresion = "1.0.0"
+
+[run]
+command = ["bin/other", 3]
+profile = "fast"
+ready-timeout = "0s"
+stop-timeout = "25h"
+drain-timeout = 5
+stop-signal = "KILL"
+autostart = "yes"
+restart = "sometimes"
+expected-exit-codes = [0, 256]
+listen = [80]
+[run.environment]
+INSULA_DATA = "x"
+"a b" = "y"
+[run.limits]
+open-files = 1
+memory = "1GiB"
+[provides."kv"]
+allow = ["me", "group:no-such-group"]
+color = "red"
+[requires."clock@1"]
+optional = true
+[data]
+schema = 0
+size-max = "4GB"
+"#;
+    let expected = r#"kv/service.toml:1:1: version: missing
+kv/service.toml:1:8: name: `Kv` is not a service name (lower-case letters, digits and inner hyphens, a letter first, at most 32 bytes, and not `all`)
+kv/service.toml:2:1: vresion: unknown key
+  hint: known here: name, version, description, run, provides, requires, data
+kv/service.toml:5:12: run.command[0]: the release has no file `bin/other`
+kv/service.toml:5:25: run.command[1]: expected a text, found a whole number
+kv/service.toml:6:11: run.profile: no profile `fast`; known: dense, latency, shared
+  hint: profiles are defined in the host's profiles.toml
+kv/service.toml:7:17: run.ready-timeout: leaves no time at all
+kv/service.toml:8:16: run.stop-timeout: longer than 24h
+kv/service.toml:9:17: run.drain-timeout: expected a text, found a whole number
+kv/service.toml:10:15: run.stop-signal: no stop signal `KILL`; known: TERM, INT, QUIT, HUP, USR1, USR2
+kv/service.toml:11:13: run.autostart: expected true or false, found a text
+kv/service.toml:12:11: run.restart: `sometimes` is none of `always`, `on-failure`, `never`
+kv/service.toml:13:27: run.expected-exit-codes[1]: 256 is not between 0 and 255
+kv/service.toml:14:10: run.listen: a service without network cannot listen
+  hint: set `network = "loopback"`, or `"any"`
+kv/service.toml:16:15: run.environment.INSULA_DATA: variables that begin with INSULA_ are set by the supervisor
+kv/service.toml:17:9: run.environment."a b": not the name of a variable: letters, digits and `_`
+kv/service.toml:19:14: run.limits.open-files: 1 is not between 64 and 1048576
+kv/service.toml:20:1: run.limits.memory: unknown key
+  hint: known here: open-files
+kv/service.toml:21:11: provides.kv: `kv` is not a contract with its major version, like `kv@1`
+kv/service.toml:22:10: provides.kv.allow[0]: `me` names nobody
+  hint: write `root`, `uid:1000`, `user:name`, `gid:100`, `group:name`, or `*` for everybody
+kv/service.toml:22:16: provides.kv.allow[1]: this host has no group `no-such-group`
+kv/service.toml:23:1: provides.kv.color: unknown key
+  hint: known here: allow
+kv/service.toml:25:1: requires."clock@1".optional: unknown key
+kv/service.toml:26:2: data.store: missing
+kv/service.toml:27:10: data.schema: 0 is not between 1 and 4294967295
+kv/service.toml:28:12: data.size-max: `4GB` is no size
+  hint: write a whole number and its unit, like "512MiB" or "4GiB""#;
+    assert_eq!(report(text), expected);
+}
+
+#[test]
+fn a_broken_text_is_reported_line_by_line_and_not_guessed_at() {
+    let text = "name = \"kv\"\nversion = \nname = \"kw\"\n[run\n";
+    let report = report(text);
+    assert!(report.lines().count() >= 3, "{report}");
+    for line in [
+        "kv/service.toml:2:",
+        "kv/service.toml:3:",
+        "kv/service.toml:4:",
+    ] {
+        assert!(report.contains(line), "{line} in {report}");
+    }
+    assert!(!report.contains("missing"), "{report}");
+}
+
+#[test]
+fn an_empty_manifest_lacks_what_has_no_default() {
+    let expected = "\
+kv/service.toml:1:1: name: missing
+kv/service.toml:1:1: version: missing
+kv/service.toml:1:1: run: missing";
+    assert_eq!(report(""), expected);
+    assert_eq!(
+        report(&LEAST.replace("[\"bin/kv\"]", "[]")),
+        "kv/service.toml:4:11: run.command: names no program"
+    );
+}
+
+#[test]
+fn one_contract_under_two_keys_is_refused() {
+    let text = format!("{LEAST}[requires.\"kv@1\"]\n[requires.\"kv@01\"]\n");
+    assert_eq!(
+        report(&text),
+        "kv/service.toml:6:2: requires: names a contract twice"
+    );
+}
+
+#[test]
+fn columns_count_characters() {
+    let text = format!("description = \"ä\"\n{LEAST}\"é\" = 1\n");
+    let report = report(&text);
+    assert!(
+        report.starts_with("kv/service.toml:7:1: run.\"é\": unknown key"),
+        "{report}"
+    );
+}
