@@ -1,0 +1,342 @@
+//! What the new process does between clone and exec.
+//!
+//! The child is a copy of the one thread that called clone. Another thread may have held any lock
+//! at that moment, of the allocator above all, and nobody will ever release its copy. So
+//! [`run`] and what it calls allocate nothing, take no lock, panic nowhere and call no function of
+//! the C library but `syscall`, which is a bare system call that sets the calling thread's `errno`.
+//! Everything that the calls point to was made before, lives in [`Prepared`], and is this process's
+//! own copy. The library's `setuid` and its kin are avoided for one more reason: they make every
+//! thread of the process follow, and there are none.
+
+#![expect(unsafe_code, reason = "clone3, and bare system calls in the child")]
+
+use std::ffi::{CString, c_char, c_long};
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use super::Launched;
+
+/// Descriptors from here on are never the goal of a `dup3` in the child.
+pub(super) const FIRST_FREE: RawFd = 10;
+/// Words of 64 CPUs in a set: as many as the kernel can be built for.
+pub(super) const CPU_WORDS: usize = 8192 / 64;
+/// A set of CPUs, a bit each.
+pub(super) type CpuMask = [u64; CPU_WORDS];
+
+/// Of `linux/sched.h`; the constant of `libc` is 0, since the flag does not fit into an int.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const UMASK: c_long = 0o027;
+const SIGNALS: c_long = 64;
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+/// Bytes of a set of signals, for the kernel.
+const SIGSET_SIZE: usize = 8;
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $step:ident => $text:literal,)*) => {
+        /// What a new process does before it runs its program, in this order.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Step {
+            $($(#[$doc])* $step,)*
+        }
+
+        impl Step {
+            const ALL: &[Self] = &[$(Self::$step),*];
+        }
+
+        impl std::fmt::Display for Step {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self {
+                    $(Self::$step => $text,)*
+                })
+            }
+        }
+    };
+}
+
+steps! {
+    /// Signals the daemon ignores are not ignored.
+    Signals => "reset the signals",
+    /// A session of its own, so that the whole group can be signalled.
+    Session => "begin a session",
+    /// Input, output, line.
+    Descriptors => "set up the descriptors",
+    /// Nothing else stays open.
+    Closing => "close what it is not to inherit",
+    /// Which CPUs.
+    Cpus => "set the CPUs",
+    /// How nice.
+    Nice => "set the nice value",
+    /// Hard and soft limits.
+    Limits => "set the limits",
+    /// No program it ever runs can have a capability.
+    Bounding => "drop the capability bounding set",
+    /// No group but its own.
+    Groups => "drop the groups",
+    /// Group id.
+    Gid => "set the group id",
+    /// User id.
+    Uid => "set the user id",
+    /// No capability is left.
+    Capabilities => "drop the capabilities",
+    /// Where it starts, as the user that it is.
+    Directory => "enter its directory",
+    /// No program it ever runs can give it more.
+    Privileges => "give up new privileges",
+    /// The Landlock wall.
+    Landlock => "enforce its Landlock rules",
+    /// No signal is blocked.
+    Mask => "unblock the signals",
+    /// The program.
+    Exec => "run the program",
+}
+
+/// What a process is made of, in the forms that the kernel takes.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) executable: CString,
+    pub(super) arguments: Vec<CString>,
+    pub(super) environment: Vec<CString>,
+    pub(super) directory: CString,
+    pub(super) input: OwnedFd,
+    pub(super) output: OwnedFd,
+    pub(super) line: Option<OwnedFd>,
+    pub(super) uid: Option<u32>,
+    pub(super) cpus: Option<CpuMask>,
+    pub(super) nice: Option<i32>,
+    /// Resource and limit; the soft and the hard one are the same.
+    pub(super) limits: Vec<(libc::c_int, u64)>,
+    pub(super) ruleset: Option<OwnedFd>,
+    pub(super) cgroup: Option<RawFd>,
+    pub(super) reporter: OwnedFd,
+}
+
+/// Everything that the child needs, ready to be pointed to.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    parts: Parts,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+}
+
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    texts
+        .iter()
+        .map(|text| text.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
+}
+
+impl Prepared {
+    /// Lays out the arrays of pointers; the texts are not touched afterwards.
+    pub(super) fn new(parts: Parts) -> Self {
+        let (argv, envp) = (pointers(&parts.arguments), pointers(&parts.environment));
+        Self { parts, argv, envp }
+    }
+}
+
+/// Makes the process. Only the parent returns.
+pub(super) fn clone(prepared: &Prepared) -> io::Result<Launched> {
+    clone_to(prepared.parts.cgroup, || run(prepared))
+}
+
+/// Makes a process that ends at once, to see what the kernel says of it.
+pub(super) fn trial() -> io::Result<Launched> {
+    clone_to(None, || {
+        loop {
+            // SAFETY: ends this process, which has one thread.
+            unsafe { libc::syscall(libc::SYS_exit_group, 0) };
+        }
+    })
+}
+
+/// Clones; the child does `then`, which must keep to the rules of this module.
+fn clone_to(
+    cgroup: Option<RawFd>,
+    then: impl FnOnce() -> std::convert::Infallible,
+) -> io::Result<Launched> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: a `clone_args` of zeros asks for nothing.
+    let mut arguments: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
+    arguments.flags = libc::CLONE_PIDFD as u64;
+    arguments.pidfd = &raw mut pidfd as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup as u64;
+    }
+    // A handler of the daemon that ran in the child would act in the daemon's name, through the
+    // descriptors that both have.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    // SAFETY: the structure is as long as said and its pointer is writable. Without CLONE_VM the
+    // child has memory of its own, so it may go on in a copy of this frame; `then` never returns.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    if pid == 0 {
+        then();
+    }
+    let failed = (pid < 0).then(io::Error::last_os_error);
+    before.thread_set_mask()?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Launched {
+        pid: i32::try_from(pid).expect("a process id is an int"),
+        pidfd,
+    })
+}
+
+/// Ends the child after telling the parent what it could not do.
+fn fail(reporter: RawFd, step: Step) -> ! {
+    // SAFETY: `errno` is this thread's; the address is always valid.
+    let errno = unsafe { *libc::__errno_location() };
+    let report = [step as u32, errno as u32];
+    // SAFETY: the buffer is as long as said; a pipe takes 8 bytes at once or not at all. If the
+    // parent is gone there is nobody to tell.
+    unsafe {
+        libc::syscall(
+            libc::SYS_write,
+            reporter,
+            report.as_ptr(),
+            size_of_val(&report),
+        );
+    }
+    loop {
+        // SAFETY: ends this process, which has one thread.
+        unsafe { libc::syscall(libc::SYS_exit_group, 127) };
+    }
+}
+
+/// The child: every step, then the program.
+fn run(prepared: &Prepared) -> ! {
+    let parts = &prepared.parts;
+    let reporter = parts.reporter.as_raw_fd();
+    // Every step is a bare system call, hence safe in a copied process; a negative result is its
+    // failure. What a call reads lies in `prepared` or in this frame and outlives the call.
+    macro_rules! step {
+        ($step:ident: $($argument:expr),+) => {
+            // SAFETY: see above; the arguments are integers, or pointers to live values of the
+            // type and size that this call reads.
+            if unsafe { libc::syscall($($argument),+) } < 0 {
+                fail(reporter, Step::$step)
+            }
+        };
+    }
+
+    // A `sigaction` of zeros is the default action; 40 bytes hold the kernel's form everywhere.
+    let default = [0_u64; 5];
+    let mut signal = 1;
+    while signal <= SIGNALS {
+        if signal != c_long::from(libc::SIGKILL) && signal != c_long::from(libc::SIGSTOP) {
+            step!(Signals: libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, SIGSET_SIZE);
+        }
+        signal += 1;
+    }
+    step!(Session: libc::SYS_setsid);
+
+    // The sources are all above the goals, so no goal destroys a source; copies stay open at exec.
+    step!(Descriptors: libc::SYS_dup3, parts.input.as_raw_fd(), 0, 0);
+    step!(Descriptors: libc::SYS_dup3, parts.output.as_raw_fd(), 1, 0);
+    step!(Descriptors: libc::SYS_dup3, parts.output.as_raw_fd(), 2, 0);
+    let mut beyond = 3;
+    if let Some(line) = &parts.line {
+        step!(Descriptors: libc::SYS_dup3, line.as_raw_fd(), insula_contract::line::LINE_FD, 0);
+        beyond = insula_contract::line::LINE_FD + 1;
+    }
+    // Marked, not closed: the ruleset and the error pipe are still needed.
+    step!(Closing: libc::SYS_close_range, beyond, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+
+    // What needs privilege comes before it is given up.
+    if let Some(cpus) = &parts.cpus {
+        step!(Cpus: libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr());
+    }
+    if let Some(nice) = parts.nice {
+        step!(Nice: libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice);
+    }
+    for (resource, limit) in &parts.limits {
+        let both = [*limit, *limit];
+        step!(Limits: libc::SYS_prlimit64, 0, *resource, both.as_ptr(), 0);
+    }
+    // SAFETY: an integer argument; it cannot fail.
+    unsafe { libc::syscall(libc::SYS_umask, UMASK) };
+
+    if let Some(uid) = parts.uid {
+        let mut capability = 0;
+        // SAFETY: integer arguments. It fails at the first number that is no capability, or where
+        // the caller may not, which the next call tells apart.
+        while unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }
+            == 0
+        {
+            capability += 1;
+        }
+        // SAFETY: the address of this thread's `errno` is always valid.
+        if unsafe { *libc::__errno_location() } != libc::EINVAL {
+            fail(reporter, Step::Bounding);
+        }
+        step!(Groups: libc::SYS_setgroups, 0, 0);
+        step!(Gid: libc::SYS_setresgid, uid, uid, uid);
+        step!(Uid: libc::SYS_setresuid, uid, uid, uid);
+    }
+    // Ambient capabilities go with the permitted ones.
+    let head = [CAPABILITY_VERSION, 0];
+    let none = [0_u32; 6];
+    step!(Capabilities: libc::SYS_capset, head.as_ptr(), none.as_ptr());
+    step!(Directory: libc::SYS_chdir, parts.directory.as_ptr());
+    step!(Privileges: libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if let Some(ruleset) = &parts.ruleset {
+        step!(Landlock: libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0);
+    }
+    let unblocked = 0_u64;
+    step!(
+        Mask: libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const unblocked, 0, SIGSET_SIZE
+    );
+    let (argv, envp) = (prepared.argv.as_ptr(), prepared.envp.as_ptr());
+    step!(Exec: libc::SYS_execve, parts.executable.as_ptr(), argv, envp);
+    // A successful exec does not return.
+    fail(reporter, Step::Exec)
+}
+
+/// Waits until the child runs its program (`None`), or tells which step failed.
+pub(super) fn outcome(report: OwnedFd) -> Option<(Step, io::Error)> {
+    let mut bytes = [0; 8];
+    match File::from(report).read_exact(&mut bytes) {
+        Ok(()) => {
+            let (step, errno) = bytes.split_at(4);
+            let number = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+            let step = Step::ALL
+                .get(number(step) as usize)
+                .copied()
+                .unwrap_or(Step::Exec);
+            Some((step, io::Error::from_raw_os_error(number(errno) as i32)))
+        }
+        // The end: exec closed the pipe. A child that was killed before it looks the same, and its
+        // pidfd tells.
+        Err(_) => None,
+    }
+}
+
+/// Takes leave of a child that could not run its program.
+pub(super) fn reap(pidfd: &OwnedFd) {
+    loop {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let id = pidfd.as_raw_fd() as libc::id_t;
+        // SAFETY: `info` is valid for writing.
+        let waited = unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED) };
+        // Only an interruption is worth another try: else there is no such child any more.
+        if waited == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The launch of a process behind its walls.
+//!
+//! ```text
+//! spawn:  prepare (allocates, opens, builds the Landlock ruleset)
+//!         clone3 --------------------> child: only system calls on what was prepared
+//!         wait for the error pipe <--- a step failed: (step, errno), _exit
+//!                              EOF <-- execve closed the pipe
+//! ```
+//!
+//! What a launch gives the process is complete: nothing is inherited but what [`Launch`] names. All
+//! that a wall needs memory or locks for is made before the clone. Between clone and exec the child
+//! is a copy of one thread of the daemon, so whatever lock another thread held stays locked for
+//! ever: the child allocates nothing and calls the kernel only (see `child`).
+//!
+//! What it deliberately does not do: mounts, PID and network namespaces, and seccomp.
+
+#![expect(
+    unsafe_code,
+    reason = "fcntl gives a copied descriptor as a bare number"
+)]
+
+mod child;
+mod rules;
+mod walls;
+
+use std::ffi::{CString, NulError, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::Resource;
+use thiserror::Error;
+
+pub use child::Step;
+pub use rules::{Access, Network, RulesError, system_access};
+pub use walls::{Wall, Walls};
+
+/// A process to be: all that it gets.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The program, absolute.
+    pub executable: PathBuf,
+    /// Its arguments after its own name.
+    pub arguments: Vec<OsString>,
+    /// Its whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where it starts.
+    pub directory: PathBuf,
+    /// Where its standard output and error go; `None` is `/dev/null`, as its input always is.
+    pub output: Option<BorrowedFd<'a>>,
+    /// Its line's listening socket, as descriptor [`insula_contract::line::LINE_FD`].
+    pub line: Option<BorrowedFd<'a>>,
+    /// Its user and group id; `None` keeps the daemon's, still without any capability.
+    pub uid: Option<u32>,
+    /// The CPUs that it may use; empty leaves all that the daemon may use.
+    pub cpus: Vec<usize>,
+    /// Its nice value, -20 to 19; `None` keeps the daemon's.
+    pub nice: Option<i32>,
+    /// Hard and soft limits; cores are never dumped unless this says otherwise.
+    pub limits: Vec<(Resource, u64)>,
+    /// What of the file system it may use; `None` builds no Landlock wall.
+    pub access: Option<Access>,
+    /// What of TCP it may use; counts only with `access`.
+    pub network: Network,
+    /// The cgroup v2 directory that it is born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// A process that runs its program.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its number; for people, and for looking into `/proc` while the pidfd is held.
+    pub pid: i32,
+    /// The process itself.
+    pub pidfd: OwnedFd,
+}
+
+/// Why there is no process.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// A text has a NUL byte in it.
+    #[error("a NUL byte in {0}")]
+    Nul(&'static str, #[source] NulError),
+    /// A number is beyond what the kernel takes.
+    #[error("CPU {0} is beyond the kernel's sets")]
+    Cpu(usize),
+    /// Something that it would get could not be made.
+    #[error("cannot prepare {0}")]
+    Prepare(&'static str, #[source] io::Error),
+    /// A directory or file of its Landlock wall could not be opened, or the wall not be built.
+    #[error("cannot build its Landlock rules")]
+    Rules(#[source] RulesError),
+    /// The kernel made no process.
+    #[error("cannot clone")]
+    Clone(#[source] io::Error),
+    /// The new process could not do this, and ended.
+    #[error("cannot {step} for `{executable}`")]
+    Step {
+        /// What it could not do.
+        step: Step,
+        /// The program that was to run.
+        executable: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts a process and returns once it runs its program, or could not.
+///
+/// All signals are unblocked and at their defaults in it, it leads a session of its own, and its
+/// umask is 027. The caller reaps it.
+pub fn spawn(launch: &Launch<'_>) -> Result<Launched, LaunchError> {
+    let (report, reporter) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
+        .map_err(|error| LaunchError::Prepare("the error pipe", error.into()))?;
+    let prepared = prepare(launch, reporter)?;
+    let launched = child::clone(&prepared).map_err(LaunchError::Clone)?;
+    // Its writing end must be the child's only, or the end of it is never seen.
+    drop(prepared);
+    match child::outcome(report) {
+        None => Ok(launched),
+        Some((step, source)) => {
+            child::reap(&launched.pidfd);
+            let executable = launch.executable.display().to_string();
+            Err(LaunchError::Step {
+                step,
+                executable,
+                source,
+            })
+        }
+    }
+}
+
+/// A copy of a descriptor at a number that the child overwrites none of.
+fn above(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(child::FIRST_FREE))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+fn text(what: &'static str, text: &OsStr) -> Result<CString, LaunchError> {
+    CString::new(text.as_bytes()).map_err(|error| LaunchError::Nul(what, error))
+}
+
+fn variable((key, value): &(OsString, OsString)) -> Result<CString, LaunchError> {
+    let mut pair = key.clone().into_vec();
+    pair.push(b'=');
+    pair.extend_from_slice(value.as_bytes());
+    CString::new(pair).map_err(|error| LaunchError::Nul("the environment", error))
+}
+
+fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, LaunchError> {
+    let failed = |what| move |error| LaunchError::Prepare(what, error);
+    let executable = text("the program's path", launch.executable.as_os_str())?;
+    let arguments = std::iter::once(Ok(executable.clone()))
+        .chain(
+            launch
+                .arguments
+                .iter()
+                .map(|argument| text("an argument", argument)),
+        )
+        .collect::<Result<Vec<_>, _>>()?;
+    let environment = launch
+        .environment
+        .iter()
+        .map(variable)
+        .collect::<Result<Vec<_>, _>>()?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(failed("/dev/null"))?;
+    let input = above(null.as_fd()).map_err(failed("/dev/null"))?;
+    let output = above(launch.output.unwrap_or(null.as_fd())).map_err(failed("its output"))?;
+    let line = launch
+        .line
+        .map(above)
+        .transpose()
+        .map_err(failed("its line"))?;
+    let ruleset = match &launch.access {
+        Some(access) => {
+            let made = rules::build(access, &launch.network).map_err(LaunchError::Rules)?;
+            Some(above(made.as_fd()).map_err(failed("its Landlock rules"))?)
+        }
+        None => None,
+    };
+    let mut limits = vec![(Resource::RLIMIT_CORE as i32, 0)];
+    limits.extend(
+        launch
+            .limits
+            .iter()
+            .map(|(resource, limit)| (*resource as i32, *limit)),
+    );
+    Ok(child::Prepared::new(child::Parts {
+        executable,
+        arguments,
+        environment,
+        directory: text("its directory", launch.directory.as_os_str())?,
+        input,
+        output,
+        line,
+        uid: launch.uid,
+        cpus: cpu_mask(&launch.cpus)?,
+        nice: launch.nice,
+        limits,
+        ruleset,
+        cgroup: launch.cgroup.map(|fd| fd.as_raw_fd()),
+        reporter: above(reporter.as_fd()).map_err(failed("the error pipe"))?,
+    }))
+}
+
+fn cpu_mask(cpus: &[usize]) -> Result<Option<child::CpuMask>, LaunchError> {
+    if cpus.is_empty() {
+        return Ok(None);
+    }
+    let mut mask = [0_u64; child::CPU_WORDS];
+    for cpu in cpus {
+        *mask.get_mut(cpu / 64).ok_or(LaunchError::Cpu(*cpu))? |= 1 << (cpu % 64);
+    }
+    Ok(Some(mask))
+}
