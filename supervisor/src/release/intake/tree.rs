@@ -39,7 +39,13 @@ pub(super) fn read(
             let how = OpenHow::new()
                 .flags(OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
                 .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-            let mut file = File::from(openat2(&top, &path, how)?);
+            let mut file = match openat2(&top, &path, how) {
+                Ok(file) => File::from(file),
+                Err(error) => {
+                    intake.problem(&path, format!("cannot be opened: {}", error.desc()));
+                    continue;
+                }
+            };
             let now = file.metadata()?;
             if !now.is_file() {
                 intake.problem(&path, "changed while it was read");
