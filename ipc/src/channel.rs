@@ -208,9 +208,9 @@ pub(crate) enum Look {
     Malformed(&'static str),
 }
 
-/// Looks for the answer to the request with this number.
+/// Looks for the answer to the request that was sent.
 #[inline]
-pub(crate) fn look(pending: &Pending, sequence: u64) -> Look {
+pub(crate) fn look(pending: &Pending) -> Look {
     // A failed look is no answer: whether the server still lives is the route's to say.
     let Ok(Some(sample)) = pending.receive() else {
         return Look::Nothing;
@@ -218,9 +218,6 @@ pub(crate) fn look(pending: &Pending, sequence: u64) -> Look {
     let header = *sample.user_header();
     if header.version != VERSION {
         return Look::Malformed("unknown version of the response header");
-    }
-    if header.sequence != sequence {
-        return Look::Malformed("the answer is to another request");
     }
     let Some(status) = Status::from_wire(header.status) else {
         return Look::Malformed("unknown status");
@@ -344,13 +341,11 @@ impl Loaned {
 
     /// Closes the chunk with what became of the request.
     #[inline]
-    pub(crate) fn seal(mut self, status: Status, length: usize, sequence: u64) -> Sealed {
+    pub(crate) fn seal(mut self, status: Status, length: usize) -> Sealed {
         *self.chunk.user_header_mut() = ResponseHeader {
             version: VERSION,
             status: status.to_wire(),
             length: length as u32,
-            sequence,
-            reserved: [0; 2],
         };
         // SAFETY: the payload lies in a shared file and its bytes always have a value.
         let response = unsafe { self.chunk.assume_init() };

@@ -54,7 +54,7 @@ pub struct CallContext {
     pub key: OnceKey,
     /// The trace that it belongs to.
     pub trace: TraceContext,
-    /// When the caller stops waiting, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// When the caller stops waiting, in nanoseconds of `CLOCK_MONOTONIC`.
     pub deadline_ns: u64,
 }
 
@@ -295,7 +295,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// A server without edges, that leads from the start.
     ///
     /// `attempt` and `slot` are the process's own, from the supervisor's welcome; `spin` is how
-    /// long [`Server::park`] spins before it sleeps, [`Duration::MAX`] for ever.
+    /// long [`Server::turn`] spins for a request, [`Duration::MAX`] for ever.
     pub fn new(attempt: Attempt, slot: u8, spin: Duration, dispatch: D, journal: J) -> Self {
         Self {
             attempt,
@@ -365,7 +365,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// elsewhere. All that was owed has been answered when this returns. It is final.
     pub fn drain(&mut self) {
         self.mode = Mode::Draining;
-        while self.turn() {}
+        while self.turn_now() {}
     }
 
     /// Says whether requests are executed (by a leader) or refused (by a follower).
@@ -379,13 +379,11 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         };
     }
 
-    /// Spins for its time, then sleeps until a request arrives or its [`Waker`] is used.
+    /// Sleeps until a request arrives or its [`Waker`] is used.
     ///
-    /// May also return for no reason; the caller alternates it with [`Server::turn`].
+    /// May also return for no reason; the caller alternates it with [`Server::turn`], and does what
+    /// the waker was used for in between.
     pub fn park(&mut self) {
-        if self.spin() {
-            return;
-        }
         let mut words = Vec::with_capacity(self.edges.len() + 1);
         words.push(Watched {
             word: &self.control,
@@ -403,30 +401,6 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             wake::get_up(edge.waiter());
         }
         self.control_seen = self.control.load(Ordering::SeqCst);
-    }
-
-    /// Spins until there is something to do (true) or the time is over (false).
-    fn spin(&mut self) -> bool {
-        if self.spin_ns == 0 {
-            return false;
-        }
-        let until = clock::now_ns().saturating_add(self.spin_ns);
-        let mut looks = 0_u32;
-        loop {
-            let control = self.control.load(Ordering::SeqCst);
-            if control != self.control_seen {
-                self.control_seen = control;
-                return true;
-            }
-            if self.edges.iter().any(OpenEdge::has_requests) {
-                return true;
-            }
-            looks = looks.wrapping_add(1);
-            if looks.is_multiple_of(32) && clock::now_ns() >= until {
-                return false;
-            }
-            std::hint::spin_loop();
-        }
     }
 
     /// What wakes this server.

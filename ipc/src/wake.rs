@@ -54,9 +54,7 @@ pub(crate) fn wait_any(words: &[Watched<'_>], timeout_ns: Option<u64>) {
         };
     }
     let until = timeout_ns.map(|ns| {
-        let end = clock::monotonic_ns()
-            .saturating_add(ns)
-            .min(i64::MAX as u64);
+        let end = clock::now_ns().saturating_add(ns).min(i64::MAX as u64);
         libc::timespec {
             tv_sec: (end / 1_000_000_000) as libc::time_t,
             tv_nsec: (end % 1_000_000_000) as libc::c_long,

@@ -316,7 +316,6 @@ impl Calls {
             deadline_ns: spec.deadline_ns,
             trace_id: spec.trace.trace_id,
             span_id: spec.trace.span_id,
-            reserved_tail: [0; 2],
         }
     }
 
@@ -685,7 +684,7 @@ impl Call {
         let Stage::Sent { pending, .. } = &self.stage else {
             return false;
         };
-        match channel::look(pending, self.sequence) {
+        match channel::look(pending) {
             Look::Nothing => false,
             Look::Answer(received) => self.accept(received),
             Look::Malformed(what) => {

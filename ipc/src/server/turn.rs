@@ -1,5 +1,7 @@
 //! One turn of a server: a batch of requests, taken, executed, committed and answered.
 
+use std::sync::atomic::Ordering;
+
 use insula_contract::edge::CLIENT_SLOTS;
 use insula_contract::schema::SafetySchema;
 
@@ -18,6 +20,8 @@ use crate::header::{RequestHeader, Status, VERSION};
 const BATCH: usize = 256;
 /// Requests taken from one edge before the next edge has its turn.
 const PER_EDGE: usize = 16;
+/// Looks between two readings of the clock while spinning.
+const LOOKS_PER_CLOCK: u32 = 32;
 
 /// Which methods are `once`, by number.
 #[derive(Debug)]
@@ -68,7 +72,32 @@ impl Drop for AbortOnPanic {
 
 impl<D: Dispatch, J: Journal> Server<D, J> {
     /// Takes, executes and answers one batch of requests; whether there were any.
+    ///
+    /// Where none waits it spins for the server's time, until one does or its waker is used.
     pub fn turn(&mut self) -> bool {
+        if self.turn_now() {
+            return true;
+        }
+        if self.spin_ns == 0 {
+            return false;
+        }
+        let until = clock::now_ns().saturating_add(self.spin_ns);
+        let mut looks = 0_u32;
+        while self.control.load(Ordering::SeqCst) == self.control_seen {
+            if self.turn_now() {
+                return true;
+            }
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(LOOKS_PER_CLOCK) && clock::now_ns() >= until {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    /// A turn without spinning.
+    pub(super) fn turn_now(&mut self) -> bool {
         let _guard = AbortOnPanic;
         let edges = std::mem::take(&mut self.edges);
         let worked = self.turn_over(&edges);
@@ -107,6 +136,10 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             let committed = self.journal.commit();
             self.settle(edges, committed);
         }
+        debug_assert!(
+            self.held.is_empty(),
+            "an answer was held without a transaction"
+        );
         crate::wake::published();
         for edge in edges {
             edge.ring();
@@ -124,13 +157,15 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         let Some(mut reply) = edge.loan(&taken) else {
             return;
         };
+        let once = self.methods.is_once(header.method);
         let refusal = match self.mode {
             _ if header.version != VERSION || usize::from(header.slot) >= CLIENT_SLOTS => {
                 Some(Status::MalformedRequest)
             }
+            _ if once && header.sequence == 0 => Some(Status::MalformedRequest),
             Mode::Draining => Some(Status::Draining),
             Mode::Following => Some(Status::NotLeading),
-            Mode::Leading if clock::now_ns() >= header.deadline_ns => Some(Status::Expired),
+            Mode::Leading if clock::coarse_ns() >= header.deadline_ns => Some(Status::Expired),
             Mode::Leading => None,
         };
         let slot = (header.slot % CLIENT_SLOTS as u16) as u8;
@@ -139,22 +174,20 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             (None, Some(request)) => request,
             (refusal, _) => {
                 let status = refusal.unwrap_or(Status::MalformedRequest);
-                return reply.seal(status, 0, header.sequence).send();
+                return reply.seal(status, 0).send();
             }
         };
         let call = context(edge, &header, slot);
-        if !self.methods.is_once(header.method) {
+        if !once {
             let reply_slot = ReplySlot::new(reply.bytes_mut());
             let answer = self
                 .dispatch
                 .dispatch(&call, header.method, request, reply_slot);
-            return reply
-                .seal(answer.status, answer.length, header.sequence)
-                .send();
+            return reply.seal(answer.status, answer.length).send();
         }
         match self.once(&call, &header, request, reply.bytes_mut(), writing) {
             Ok(answer) => {
-                let answer = reply.seal(answer.status, answer.length, header.sequence);
+                let answer = reply.seal(answer.status, answer.length);
                 self.held.push(Held {
                     edge: index,
                     slot,
@@ -164,7 +197,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             }
             Err(error) => {
                 report(&error);
-                let answer = reply.seal(Status::Unable, 0, header.sequence);
+                let answer = reply.seal(Status::Unable, 0);
                 self.held.push(Held {
                     edge: index,
                     slot,
@@ -189,12 +222,6 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         chunk: &mut [u8],
         writing: &mut bool,
     ) -> Result<Answer, JournalError> {
-        if header.sequence == 0 {
-            return Ok(Answer {
-                status: Status::MalformedRequest,
-                length: 0,
-            });
-        }
         if !*writing {
             self.journal.begin()?;
             *writing = true;

@@ -4,4 +4,6 @@ mod calls;
 mod common;
 mod contract;
 mod deaths;
+mod hostile;
+mod turnover;
 mod waking;
