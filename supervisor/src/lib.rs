@@ -1,1 +1,16 @@
-//! .
+//! `insulad` and `insulactl`: the effects around the pure core.
+
+pub mod cgroup;
+pub mod channel;
+pub mod config;
+pub mod control;
+pub mod ctl;
+pub mod daemon;
+pub mod driver;
+pub mod launch;
+pub mod ledger;
+pub mod line;
+pub mod memory;
+pub mod paths;
+pub mod release;
+pub mod watch;

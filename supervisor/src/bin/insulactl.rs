@@ -1,1 +1,5 @@
-fn main() {}
+//! Drives `insulad`.
+
+fn main() -> std::process::ExitCode {
+    insula_supervisor::ctl::main()
+}

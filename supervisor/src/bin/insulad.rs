@@ -1,1 +1,22 @@
-fn main() {}
+//! The supervisor's daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use insula_supervisor::paths::Paths;
+
+/// Supervises the services of one host.
+#[derive(Debug, Parser)]
+#[command(name = "insulad", version)]
+struct Args {
+    /// Keep everything below this directory: DIR/etc, DIR/lib, DIR/run, DIR/log; else in
+    /// /etc/insula, /var/lib/insula, /run/insula, /var/log/insula.
+    #[arg(long, env = "INSULA_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    insula_supervisor::daemon::main(Paths::new(args.root))
+}

@@ -1,12 +1,13 @@
 //! What the new process does between clone and exec.
 //!
-//! The child is a copy of the one thread that called clone. Another thread may have held any lock
-//! at that moment, of the allocator above all, and nobody will ever release its copy. So
-//! [`run`] and what it calls allocate nothing, take no lock, panic nowhere and call no function of
-//! the C library but `syscall`, which is a bare system call that sets the calling thread's `errno`.
-//! Everything that the calls point to was made before, lives in [`Prepared`], and is this process's
-//! own copy. The library's `setuid` and its kin are avoided for one more reason: they make every
-//! thread of the process follow, and there are none.
+//! The child has the one thread that called clone, and runs in the daemon's own memory while that
+//! thread waits (see `clone`); the daemon's other threads go on. Whatever lock one of them holds it
+//! may hold for long, and what the child changes stays changed. So [`run`] and what it calls
+//! allocate nothing, take no lock, panic nowhere, write to their own frames only, and call no
+//! function of the C library but `syscall`, which is a bare system call that sets the waiting
+//! thread's `errno`. Everything that the calls point to was made before and lives in [`Prepared`].
+//! The library's `setuid` and its kin are avoided for one more reason: they make every thread of
+//! the daemon follow.
 
 #![expect(unsafe_code, reason = "clone3, and bare system calls in the child")]
 
@@ -14,11 +15,7 @@ use std::ffi::{CString, c_char, c_long};
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-
-use nix::sys::signal::{SigSet, SigmaskHow};
-
-use super::Launched;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// Descriptors from here on are never the goal of a `dup3` in the child.
 pub(super) const FIRST_FREE: RawFd = 10;
@@ -27,8 +24,6 @@ pub(super) const CPU_WORDS: usize = 8192 / 64;
 /// A set of CPUs, a bit each.
 pub(super) type CpuMask = [u64; CPU_WORDS];
 
-/// Of `linux/sched.h`; the constant of `libc` is 0, since the flag does not fit into an int.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const UMASK: c_long = 0o027;
 const SIGNALS: c_long = 64;
 /// `_LINUX_CAPABILITY_VERSION_3`.
@@ -138,64 +133,11 @@ impl Prepared {
         let (argv, envp) = (pointers(&parts.arguments), pointers(&parts.environment));
         Self { parts, argv, envp }
     }
-}
 
-/// Makes the process. Only the parent returns.
-pub(super) fn clone(prepared: &Prepared) -> io::Result<Launched> {
-    clone_to(prepared.parts.cgroup, || run(prepared))
-}
-
-/// Makes a process that ends at once, to see what the kernel says of it.
-pub(super) fn trial() -> io::Result<Launched> {
-    clone_to(None, || {
-        loop {
-            // SAFETY: ends this process, which has one thread.
-            unsafe { libc::syscall(libc::SYS_exit_group, 0) };
-        }
-    })
-}
-
-/// Clones; the child does `then`, which must keep to the rules of this module.
-fn clone_to(
-    cgroup: Option<RawFd>,
-    then: impl FnOnce() -> std::convert::Infallible,
-) -> io::Result<Launched> {
-    let mut pidfd: RawFd = -1;
-    // SAFETY: a `clone_args` of zeros asks for nothing.
-    let mut arguments: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
-    arguments.flags = libc::CLONE_PIDFD as u64;
-    arguments.pidfd = &raw mut pidfd as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup as u64;
+    /// The cgroup v2 directory to be born in.
+    pub(super) fn cgroup(&self) -> Option<RawFd> {
+        self.parts.cgroup
     }
-    // A handler of the daemon that ran in the child would act in the daemon's name, through the
-    // descriptors that both have.
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    // SAFETY: the structure is as long as said and its pointer is writable. Without CLONE_VM the
-    // child has memory of its own, so it may go on in a copy of this frame; `then` never returns.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw mut arguments,
-            size_of::<libc::clone_args>(),
-        )
-    };
-    if pid == 0 {
-        then();
-    }
-    let failed = (pid < 0).then(io::Error::last_os_error);
-    before.thread_set_mask()?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Launched {
-        pid: i32::try_from(pid).expect("a process id is an int"),
-        pidfd,
-    })
 }
 
 /// Ends the child after telling the parent what it could not do.
@@ -220,10 +162,10 @@ fn fail(reporter: RawFd, step: Step) -> ! {
 }
 
 /// The child: every step, then the program.
-fn run(prepared: &Prepared) -> ! {
+pub(super) fn run(prepared: &Prepared) -> ! {
     let parts = &prepared.parts;
     let reporter = parts.reporter.as_raw_fd();
-    // Every step is a bare system call, hence safe in a copied process; a negative result is its
+    // Every step is a bare system call, hence safe here; a negative result is its
     // failure. What a call reads lies in `prepared` or in this frame and outlives the call.
     macro_rules! step {
         ($step:ident: $($argument:expr),+) => {

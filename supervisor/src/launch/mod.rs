@@ -8,9 +8,8 @@
 //! ```
 //!
 //! What a launch gives the process is complete: nothing is inherited but what [`Launch`] names. All
-//! that a wall needs memory or locks for is made before the clone. Between clone and exec the child
-//! is a copy of one thread of the daemon, so whatever lock another thread held stays locked for
-//! ever: the child allocates nothing and calls the kernel only (see `child`).
+//! that a wall needs memory or locks for is made before the clone: between clone and exec the child
+//! allocates nothing and calls the kernel only (see `child`).
 //!
 //! What it deliberately does not do: mounts, PID and network namespaces, and seccomp.
 
@@ -20,6 +19,7 @@
 )]
 
 mod child;
+mod clone;
 mod rules;
 mod walls;
 
@@ -116,7 +116,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Launched, LaunchError> {
     let (report, reporter) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
         .map_err(|error| LaunchError::Prepare("the error pipe", error.into()))?;
     let prepared = prepare(launch, reporter)?;
-    let launched = child::clone(&prepared).map_err(LaunchError::Clone)?;
+    let launched = clone::clone(&prepared).map_err(LaunchError::Clone)?;
     // Its writing end must be the child's only, or the end of it is never seen.
     drop(prepared);
     match child::outcome(report) {

@@ -163,20 +163,15 @@ pub(super) fn build(access: &Access, network: &Network) -> Result<OwnedFd, Rules
 
 /// The rule for a file, or for a directory and all below it.
 fn below(path: &Path, rights: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, RulesError> {
-    let failed = |source| RulesError::Open {
-        path: path.display().to_string(),
-        source,
-    };
-    let is_directory = std::fs::metadata(path).map_err(failed)?.is_dir();
-    let file = PathFd::new(path).map_err(|error| match error {
-        landlock::PathFdError::OpenCall { source, .. } => failed(source),
-        other => failed(io::Error::other(other)),
-    })?;
-    // The kernel refuses rights on a file that only a directory can have.
-    let rights = if is_directory {
-        rights
-    } else {
-        rights & AccessFs::from_file(KNOWN)
-    };
-    Ok(PathBeneath::new(file, rights))
+    // On a file, the rights that only a directory can have are left out by the crate.
+    match PathFd::new(path) {
+        Ok(file) => Ok(PathBeneath::new(file, rights)),
+        Err(error) => Err(RulesError::Open {
+            path: path.display().to_string(),
+            source: match error {
+                landlock::PathFdError::OpenCall { source, .. } => source,
+                other => io::Error::other(other),
+            },
+        }),
+    }
 }

@@ -220,7 +220,7 @@ fn keeps_exits() -> bool {
     /// `PIDFD_INFO_EXIT`, and `_IOWR(0xff, 11, 64 bytes)`, of `linux/pidfd.h`.
     const EXIT: u64 = 1 << 3;
     const GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xff << 8) | 11;
-    let Ok(launched) = super::child::trial() else {
+    let Ok(launched) = super::clone::trial() else {
         return false;
     };
     super::child::reap(&launched.pidfd);

@@ -1,0 +1,327 @@
+//! Where two ends of an edge meet: directories of shared memory on a tmpfs.
+//!
+//! ```text
+//! channels/                     one tmpfs for all: nosuid, nodev, noexec
+//!   kv/                         its provider may pass; its Landlock rule names this
+//!     gateway/                  the edge: its two ends may pass; the consumer's rule names this
+//!       4000001.4000002/        the channel of two attempts, mode 2770, an ACL entry for each uid
+//! ```
+//!
+//! A channel dies with either of its attempts: it is unlinked, as a tree and without following
+//! links, and never opened again. The supervisor opens no file in it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use insula_contract::edge::pair_directory;
+use insula_contract::id::{Attempt, ServiceName};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
+use crate::paths::Paths;
+
+/// The share of the host's memory that channels may fill, in percent.
+const SIZE_PERCENT: u32 = 50;
+
+/// The channels of a host.
+#[derive(Debug)]
+pub struct Channels {
+    root: PathBuf,
+    mounted: bool,
+}
+
+impl Channels {
+    /// Mounts the tmpfs, or finds the one of an earlier daemon. Without root a directory on the
+    /// host's own tmpfs serves.
+    pub fn open(paths: &Paths) -> io::Result<Self> {
+        let place = paths.run().join("channels");
+        if nix::unistd::geteuid().is_root() {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(&place)?;
+            if !is_mount(&place)? {
+                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+                let options = format!("mode=0755,size={SIZE_PERCENT}%");
+                mount(Some("insula"), &place, Some("tmpfs"), flags, Some(options.as_str()))?;
+            }
+            return Ok(Self { root: place, mounted: true });
+        }
+        let root = own_place(paths, &place);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        let metadata = fs::symlink_metadata(&root)?;
+        if !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
+            let text = format!("{} belongs to somebody else", root.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(Self { root, mounted: false })
+    }
+
+    /// The directory below which all channels of a provider lie.
+    pub fn of_provider(&self, provider: &ServiceName) -> PathBuf {
+        self.root.join(provider.as_str())
+    }
+
+    /// The directory below which the channels of an edge lie.
+    pub fn parent(&self, provider: &ServiceName, consumer: &str) -> PathBuf {
+        self.of_provider(provider).join(consumer)
+    }
+
+    /// Makes the directory of a provider, before its processes are walled in.
+    pub fn open_provider(&self, provider: &ServiceName, uid: Option<u32>) -> io::Result<()> {
+        let directory = self.of_provider(provider);
+        make(&directory)?;
+        // Consumers pass through it and cannot list it.
+        share(&directory, uid.is_some(), 0o711, &[])
+    }
+
+    /// Makes the directory of an edge; `uids` are the provider's and the consumer's.
+    pub fn open_edge(
+        &self,
+        provider: &ServiceName,
+        consumer: &str,
+        uids: Option<(u32, u32)>,
+    ) -> io::Result<()> {
+        self.open_provider(provider, uids.map(|(provider, _)| provider))?;
+        let directory = self.parent(provider, consumer);
+        make(&directory)?;
+        let entries = uids.map(|(p, c)| vec![(p, 0o1), (c, 0o1)]).unwrap_or_default();
+        share(&directory, uids.is_some(), 0o710, &entries)
+    }
+
+    /// Removes it with all that is in it.
+    pub fn close_edge(&self, provider: &ServiceName, consumer: &str) -> io::Result<()> {
+        remove(&self.parent(provider, consumer))
+    }
+
+    /// Makes the channel of two attempts: the provider's and the consumer's.
+    pub fn open_pair(
+        &self,
+        provider: &ServiceName,
+        consumer: &str,
+        pair: (Attempt, Attempt),
+        uids: Option<(u32, u32)>,
+    ) -> io::Result<()> {
+        let directory = self.parent(provider, consumer).join(pair_directory(pair.0, pair.1));
+        make(&directory)?;
+        let entries = uids.map(|(p, c)| vec![(p, 0o7), (c, 0o7)]).unwrap_or_default();
+        share(&directory, uids.is_some(), 0o2770, &entries)
+    }
+
+    /// Removes it with all that is in it; who still maps it keeps what he maps.
+    pub fn close_pair(
+        &self,
+        provider: &ServiceName,
+        consumer: &str,
+        pair: (Attempt, Attempt),
+    ) -> io::Result<()> {
+        remove(&self.parent(provider, consumer).join(pair_directory(pair.0, pair.1)))
+    }
+
+    /// Removes all channels of an earlier daemon but those of living attempts.
+    pub fn clear_but(&self, living: impl Fn(Attempt) -> bool) -> io::Result<()> {
+        for provider in entries(&self.root)? {
+            for edge in entries(&provider)? {
+                for channel in entries(&edge)? {
+                    let name = channel.file_name().unwrap_or_default().to_string_lossy();
+                    let attempts = name.split_once('.').and_then(|(p, c)| {
+                        let attempt = |text| u64::from_str_radix(text, 16).ok().map(Attempt);
+                        Some((attempt(p)?, attempt(c)?))
+                    });
+                    if !attempts.is_some_and(|(p, c)| living(p) && living(c)) {
+                        remove(&channel)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the tmpfs away once nothing runs.
+    pub fn close(&self) -> io::Result<()> {
+        if self.mounted {
+            Ok(umount2(&self.root, MntFlags::empty())?)
+        } else {
+            remove(&self.root)
+        }
+    }
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::symlink_metadata(directory)?.is_dir() {
+        return Ok(Vec::new());
+    }
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Where an ordinary user's channels lie: `place` itself on a tmpfs, else the host's tmpfs, since
+/// shared memory in files of a disk would be written back to it.
+fn own_place(paths: &Paths, place: &Path) -> PathBuf {
+    let on_tmpfs = place
+        .ancestors()
+        .find(|ancestor| ancestor.exists())
+        .and_then(|ancestor| statfs(ancestor).ok())
+        .is_some_and(|found| found.filesystem_type() == TMPFS_MAGIC);
+    if on_tmpfs {
+        return place.to_owned();
+    }
+    PathBuf::from(format!("/dev/shm/insula-{}-{}", nix::unistd::geteuid(), paths.tag()))
+}
+
+fn is_mount(directory: &Path) -> io::Result<bool> {
+    let parent = directory.parent().unwrap_or(directory);
+    Ok(fs::metadata(directory)?.dev() != fs::metadata(parent)?.dev()
+        && statfs(directory)?.filesystem_type() == TMPFS_MAGIC)
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Removes a tree; links in it are removed and not followed.
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Sets the mode of a directory, and lets these users in where services have uids of their own.
+fn share(directory: &Path, walled: bool, mode: u32, users: &[(u32, u16)]) -> io::Result<()> {
+    if !walled {
+        // One user for all: what the directory's owner may is what everybody may.
+        return fs::set_permissions(directory, fs::Permissions::from_mode(0o700));
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(mode))?;
+    if users.is_empty() {
+        return Ok(());
+    }
+    set_acl(directory, mode, users)
+}
+
+/// Writes a POSIX access list: the owner's and others' permissions of `mode`, none for the owning
+/// group, and an entry for each user.
+///
+/// The attribute `system.posix_acl_access` is a version word (2) and entries of tag, permissions
+/// and id in little endian, by tag and then id (`linux/posix_acl_xattr.h`).
+fn set_acl(path: &Path, mode: u32, users: &[(u32, u16)]) -> io::Result<()> {
+    const USER_OBJ: u16 = 0x01;
+    const USER: u16 = 0x02;
+    const GROUP_OBJ: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    const OTHER: u16 = 0x20;
+    const NO_ID: u32 = u32::MAX;
+    let mut users = users.to_vec();
+    users.sort_unstable();
+    users.dedup_by_key(|(uid, _)| *uid);
+    let mask = users.iter().fold(0, |mask, (_, permissions)| mask | permissions);
+    let bits = |shift: u32| u16::try_from(mode >> shift & 7).expect("three bits");
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    let mut entry = |tag: u16, permissions: u16, id: u32| {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    };
+    entry(USER_OBJ, bits(6), NO_ID);
+    for (uid, permissions) in users {
+        entry(USER, permissions, uid);
+    }
+    entry(GROUP_OBJ, 0, NO_ID);
+    entry(MASK, mask, NO_ID);
+    entry(OTHER, bits(0), NO_ID);
+    set_attribute(path, c"system.posix_acl_access", &acl)
+}
+
+#[expect(unsafe_code, reason = "neither std nor nix has setxattr")]
+fn set_attribute(path: &Path, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: both names are terminated strings, and the value's length is its slice's.
+    let set = unsafe {
+        libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> (tempfile::TempDir, Channels) {
+        let directory = tempfile::tempdir().unwrap();
+        let channels = Channels { root: directory.path().to_owned(), mounted: false };
+        (directory, channels)
+    }
+
+    const PAIR: (Attempt, Attempt) = (Attempt(0xa1), Attempt(0xb2));
+
+    /// Whether a process of `uid` can list a directory.
+    fn can_list(uid: u32, directory: &Path) -> bool {
+        use std::os::unix::process::CommandExt;
+        std::process::Command::new("ls")
+            .arg(directory)
+            .uid(uid)
+            .gid(uid)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    #[test]
+    fn only_the_two_ends_enter_a_channel() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED (needs root): channels of several users");
+            return;
+        }
+        let (directory, channels) = host();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let kv: ServiceName = "kv".parse().unwrap();
+        let uids = Some((60_001, 60_002));
+        channels.open_edge(&kv, "gateway", uids).unwrap();
+        channels.open_pair(&kv, "gateway", PAIR, uids).unwrap();
+        let channel = channels.parent(&kv, "gateway").join("a1.b2");
+        assert!(can_list(60_001, &channel));
+        assert!(can_list(60_002, &channel));
+        assert!(!can_list(60_003, &channel));
+        assert!(!can_list(60_003, &channels.parent(&kv, "gateway")));
+        assert!(!can_list(60_002, &channels.of_provider(&kv)));
+        assert_eq!(fs::metadata(&channel).unwrap().mode() & 0o7777, 0o2770);
+    }
+
+    #[test]
+    fn a_channel_is_removed_without_following_links_out_of_it() {
+        let (directory, channels) = host();
+        let kv: ServiceName = "kv".parse().unwrap();
+        let outside = directory.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), "x").unwrap();
+        channels.open_edge(&kv, "gateway", None).unwrap();
+        channels.open_pair(&kv, "gateway", PAIR, None).unwrap();
+        let channel = channels.parent(&kv, "gateway").join("a1.b2");
+        fs::create_dir_all(channel.join("nodes/deep")).unwrap();
+        std::os::unix::fs::symlink(&outside, channel.join("nodes/link")).unwrap();
+        fs::set_permissions(channel.join("nodes"), fs::Permissions::from_mode(0o755)).unwrap();
+        channels.close_pair(&kv, "gateway", PAIR).unwrap();
+        assert!(!channel.exists());
+        assert!(outside.join("kept").exists());
+        channels.close_pair(&kv, "gateway", PAIR).unwrap();
+    }
+
+    #[test]
+    fn a_successor_removes_the_channels_of_the_dead() {
+        let (_directory, channels) = host();
+        let kv: ServiceName = "kv".parse().unwrap();
+        channels.open_edge(&kv, "gateway", None).unwrap();
+        for consumer in [0xb2, 0xb3] {
+            let pair = (Attempt(0xa1), Attempt(consumer));
+            channels.open_pair(&kv, "gateway", pair, None).unwrap();
+        }
+        channels.clear_but(|attempt| attempt != Attempt(0xb3)).unwrap();
+        let parent = channels.parent(&kv, "gateway");
+        assert!(parent.join("a1.b2").exists());
+        assert!(!parent.join("a1.b3").exists());
+    }
+}

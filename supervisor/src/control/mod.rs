@@ -1,0 +1,280 @@
+//! The control API: HTTP with JSON on a Unix socket.
+//!
+//! `insulactl` and every script use the same one. Whoever may connect is told by the kernel; root
+//! and the daemon's own user may do everything, nobody else anything yet, whatever the mode of the
+//! socket. Every change is written to the daemon's log with who asked for it (target `audit`).
+
+mod logs;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Json, Path as UrlPath, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use insula_contract::id::ServiceName;
+use insula_core::event::{Done, Order, Refusal, RefusalKind};
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::driver::ask::Ask;
+
+/// The socket's name in the run directory.
+pub const SOCKET: &str = "control.sock";
+/// Version of the API: the first part of every path, and in every answer of `/v1/version`.
+pub const API: u32 = 1;
+
+/// Who is at the other end, by the kernel's word.
+#[derive(Debug, Clone)]
+struct Peer {
+    uid: Option<u32>,
+    pid: Option<i32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let cred = stream.io().peer_cred().ok();
+        Self {
+            uid: cred.as_ref().map(tokio::net::unix::UCred::uid),
+            pid: cred.as_ref().and_then(tokio::net::unix::UCred::pid),
+        }
+    }
+}
+
+/// What the API needs to answer.
+#[derive(Debug, Clone)]
+pub struct Api {
+    asks: mpsc::Sender<Ask>,
+    logs: PathBuf,
+}
+
+impl Api {
+    /// An API that asks the driver through `asks` and finds output below `logs`.
+    pub fn new(asks: mpsc::Sender<Ask>, logs: PathBuf) -> Self {
+        Self { asks, logs }
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Answer> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(make(reply)).await.map_err(|_| Answer::ending())?;
+        answer.await.map_err(|_| Answer::ending())
+    }
+}
+
+/// The answer to an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It worked.
+    Done(Done),
+    /// It did not.
+    Refused(Refusal),
+}
+
+impl Answer {
+    fn ending() -> Self {
+        Self::Refused(Refusal {
+            kind: RefusalKind::ShuttingDown,
+            text: "the daemon is ending".to_owned(),
+            serving: None,
+            hint: None,
+        })
+    }
+}
+
+impl From<Result<Done, Refusal>> for Answer {
+    fn from(result: Result<Done, Refusal>) -> Self {
+        match result {
+            Ok(done) => Self::Done(done),
+            Err(refusal) => Self::Refused(refusal),
+        }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Done(_) => StatusCode::OK,
+            Self::Refused(refusal) => match refusal.kind {
+                RefusalKind::BadName | RefusalKind::NoRelease => StatusCode::NOT_FOUND,
+                RefusalKind::Busy
+                | RefusalKind::Superseded
+                | RefusalKind::ContractRefused
+                | RefusalKind::Waiting => StatusCode::CONFLICT,
+                RefusalKind::SpawnError | RefusalKind::AbnormalTermination => {
+                    StatusCode::UNPROCESSABLE_ENTITY
+                }
+                RefusalKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            },
+        };
+        (status, Json(self)).into_response()
+    }
+}
+
+/// Opens the control socket; one that a dead daemon left is replaced.
+pub fn bind(run: &Path) -> io::Result<UnixListener> {
+    let path = run.join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves the API until the task is dropped.
+pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
+    let routes = Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(status))
+        .route("/v1/releases", get(releases))
+        .route("/v1/doctor", get(doctor))
+        .route("/v1/install", post(install))
+        .route("/v1/shutdown", post(shutdown))
+        .route("/v1/services/{name}/logs", get(logs::logs))
+        .route("/v1/services/{name}/{verb}", post(order))
+        .layer(from_fn(authorise))
+        .with_state(api);
+    axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>()).await
+}
+
+async fn authorise(
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let own = nix::unistd::geteuid().as_raw();
+    let allowed = peer.uid.is_some_and(|uid| uid == 0 || uid == own);
+    let change = request.method() != axum::http::Method::GET;
+    let path = request.uri().path().to_owned();
+    if !allowed {
+        tracing::warn!(target: "audit", uid = peer.uid, pid = peer.pid, path, "refused");
+        let text = "only root and the daemon's own user may use the control socket\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let response = next.run(request).await;
+    if change {
+        let status = response.status().as_u16();
+        tracing::info!(target: "audit", uid = peer.uid, pid = peer.pid, path, status, "asked");
+    }
+    response
+}
+
+/// What `/v1/version` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// Version of `insulad`.
+    pub version: String,
+    /// [`API`].
+    pub api: u32,
+    /// Its process id.
+    pub pid: u32,
+}
+
+async fn version() -> Json<VersionReport> {
+    Json(VersionReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        api: API,
+        pid: std::process::id(),
+    })
+}
+
+async fn status(State(api): State<Api>) -> Response {
+    match api.ask(|reply| Ask::Status { reply }).await {
+        Ok(rows) => Json(rows).into_response(),
+        Err(answer) => answer.into_response(),
+    }
+}
+
+async fn releases(State(api): State<Api>) -> Response {
+    match api.ask(|reply| Ask::Releases { reply }).await {
+        Ok(rows) => Json(rows).into_response(),
+        Err(answer) => answer.into_response(),
+    }
+}
+
+async fn doctor(State(api): State<Api>) -> Response {
+    match api.ask(|reply| Ask::Doctor { reply }).await {
+        Ok(walls) => Json(walls).into_response(),
+        Err(answer) => answer.into_response(),
+    }
+}
+
+async fn shutdown(State(api): State<Api>) -> Answer {
+    match api.ask(|reply| Ask::Shutdown { reply }).await {
+        Ok(result) => result.into(),
+        Err(answer) => answer,
+    }
+}
+
+/// What `upgrade` may say beside the name.
+#[derive(Debug, Default, Deserialize)]
+struct OrderDetails {
+    version: Option<Version>,
+}
+
+async fn order(
+    State(api): State<Api>,
+    UrlPath((name, verb)): UrlPath<(String, String)>,
+    Query(details): Query<OrderDetails>,
+) -> Response {
+    let order = match verb.as_str() {
+        "start" => Order::Start,
+        "stop" => Order::Stop,
+        "restart" => Order::Restart,
+        "upgrade" => Order::Upgrade(details.version),
+        "rollback" => Order::Rollback,
+        _ => return (StatusCode::NOT_FOUND, "no such verb\n").into_response(),
+    };
+    let service: ServiceName = match name.parse() {
+        Ok(name) => name,
+        Err(error) => {
+            let refusal = Refusal {
+                kind: RefusalKind::BadName,
+                text: format!("no such service: {error}"),
+                serving: None,
+                hint: None,
+            };
+            return Answer::Refused(refusal).into_response();
+        }
+    };
+    match api.ask(|reply| Ask::Order { service, order, reply }).await {
+        Ok(result) => Answer::from(result).into_response(),
+        Err(answer) => answer.into_response(),
+    }
+}
+
+/// What `install` is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallRequest {
+    /// A directory or a tarball, absolute.
+    pub path: PathBuf,
+}
+
+/// Answers with a line of JSON per piece of news, the last one being the end.
+async fn install(State(api): State<Api>, Json(request): Json<InstallRequest>) -> Response {
+    let (news, mut receiver) = mpsc::unbounded_channel();
+    if api.asks.send(Ask::Install { path: request.path, news }).await.is_err() {
+        return Answer::ending().into_response();
+    }
+    let stream = futures_util::stream::poll_fn(move |cx| {
+        receiver.poll_recv(cx).map(|news| {
+            news.map(|news| {
+                let mut line = serde_json::to_vec(&news).map_err(io::Error::other)?;
+                line.push(b'\n');
+                Ok::<_, io::Error>(line)
+            })
+        })
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream)).into_response()
+}

@@ -1,0 +1,245 @@
+//! `insulactl`: the words people know, over the control API.
+//!
+//! Exit codes (also in `--help`): 0 done; 1 failed, or no such service; 2 wrong usage; 3 `status`
+//! found something that is not running; 4 `status` of an unknown name; 7 could not be started;
+//! 65 refused because contracts or data do not fit; 69 the daemon cannot be reached; 75 busy, try
+//! again; 77 not allowed.
+
+mod client;
+mod install;
+mod logs;
+mod orders;
+mod progress;
+mod releases;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use semver::Version;
+
+use crate::paths::Paths;
+use client::{Client, ClientError};
+
+/// Exit codes, as `--help` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed, or no such service.
+    Failed = 1,
+    /// `status` found something that is not running.
+    NotRunning = 3,
+    /// `status` of an unknown name.
+    Unknown = 4,
+    /// Could not be started.
+    NotStarted = 7,
+    /// Refused: contracts or data do not fit.
+    DoesNotFit = 65,
+    /// The daemon cannot be reached.
+    Unreachable = 69,
+    /// Busy; try again.
+    Busy = 75,
+    /// Not allowed.
+    NotAllowed = 77,
+}
+
+impl Exit {
+    /// The worse of two: the first failure that is not just "not running" wins.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Done, other) => other,
+            (Self::NotRunning, Self::Unknown) => Self::Unknown,
+            (first, _) => first,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   1  failed, or no such service
+   2  wrong usage
+   3  `status`: something is not running
+   4  `status`: unknown name
+   7  could not be started
+  65  refused: contracts or data do not fit
+  69  the daemon cannot be reached
+  75  busy, try again
+  77  not allowed";
+
+/// Drives insulad: installs, starts, watches and upgrades services.
+#[derive(Debug, Parser)]
+#[command(name = "insulactl", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Args {
+    /// The directory that the daemon keeps everything below; the usual places unless given.
+    #[arg(long, global = true, env = "INSULA_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install a release from a directory or a .tar or .tar.gz file.
+    Install {
+        /// Where it lies.
+        path: PathBuf,
+    },
+    /// List the installed releases.
+    Releases {
+        /// Only of these services.
+        names: Vec<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start services and wait until they are ready.
+    Start {
+        /// Their names, or `all`.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Stop services: they finish what they accepted.
+    Stop {
+        /// Their names, or `all`.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Replace the processes of services, beside the old ones where they can.
+    Restart {
+        /// Their names, or `all`.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Show how services are.
+    Status {
+        /// Only of these services.
+        names: Vec<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Cut a service over to another release while its clients go on.
+    Upgrade {
+        /// Its name.
+        name: String,
+        /// The release; the newest installed unless given.
+        version: Option<Version>,
+    },
+    /// Cut a service over to the release before this one.
+    Rollback {
+        /// Its name.
+        name: String,
+    },
+    /// Show what a service wrote.
+    Logs {
+        /// Its name.
+        name: String,
+        /// How many of the last lines.
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: usize,
+        /// Go on with what it writes from now on.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Say what this host gives to services, and what it lacks.
+    Doctor,
+    /// Stop all services in order, then the daemon.
+    Shutdown,
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+}
+
+/// Runs the command line and gives its exit code.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Verb::Completions { shell } = args.verb {
+        let mut command = Args::command();
+        clap_complete::generate(shell, &mut command, "insulactl", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot set up the event loop: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    match runtime.block_on(run(args)) {
+        Ok(exit) => exit.into(),
+        Err(error) => report(&error).into(),
+    }
+}
+
+async fn run(args: Args) -> Result<Exit, ClientError> {
+    let client = Client::new(&Paths::new(args.root));
+    match args.verb {
+        Verb::Install { path } => install::run(&client, &path).await,
+        Verb::Releases { names, json } => releases::run(&client, &names, json).await,
+        Verb::Start { names } => orders::run(&client, orders::Verb::Start, &names).await,
+        Verb::Stop { names } => orders::run(&client, orders::Verb::Stop, &names).await,
+        Verb::Restart { names } => orders::run(&client, orders::Verb::Restart, &names).await,
+        Verb::Status { names, json } => status::run(&client, &names, json).await,
+        Verb::Upgrade { name, version } => {
+            orders::run(&client, orders::Verb::Upgrade(version), &[name]).await
+        }
+        Verb::Rollback { name } => orders::run(&client, orders::Verb::Rollback, &[name]).await,
+        Verb::Logs { name, lines, follow } => logs::run(&client, &name, lines, follow).await,
+        Verb::Doctor => status::doctor(&client).await,
+        Verb::Shutdown => orders::shutdown(&client).await,
+        Verb::Completions { .. } => Ok(Exit::Done),
+    }
+}
+
+/// Tells a failure to reach or to understand the daemon.
+fn report(error: &ClientError) -> Exit {
+    eprintln!("error: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        eprintln!("  {cause}");
+        source = cause.source();
+    }
+    match error {
+        ClientError::Connect { .. } => {
+            eprintln!("hint: is insulad running, with the same --root?");
+            Exit::Unreachable
+        }
+        ClientError::Forbidden { .. } => {
+            eprintln!("hint: use the user that runs insulad, or root");
+            Exit::NotAllowed
+        }
+        ClientError::NoSuch { .. } => Exit::Failed,
+        ClientError::Talk { .. } | ClientError::Answer { .. } => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_name_is_not_hidden_by_one_that_does_not_run() {
+        assert_eq!(Exit::NotRunning.and(Exit::Unknown), Exit::Unknown);
+        assert_eq!(Exit::Unknown.and(Exit::NotRunning), Exit::Unknown);
+        assert_eq!(Exit::Done.and(Exit::NotRunning), Exit::NotRunning);
+    }
+}

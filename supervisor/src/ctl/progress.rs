@@ -1,0 +1,49 @@
+//! A progress line on anything that takes over a second.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// One line on standard error: rewritten in place on a terminal, every five seconds elsewhere.
+pub(super) struct Progress {
+    started: Instant,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            shown: None,
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows `text` if it is time to.
+    pub(super) fn show(&mut self, text: &str) {
+        let every = Duration::from_millis(if self.terminal { 200 } else { 5_000 });
+        let wait = self.shown.map_or(Duration::from_secs(1), |_| every);
+        if self.shown.unwrap_or(self.started).elapsed() < wait {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let seconds = self.started.elapsed().as_secs();
+        let mut stderr = std::io::stderr().lock();
+        // A progress line that cannot be written is not worth failing for.
+        let _ = if self.terminal {
+            write!(stderr, "\r\x1b[K{text} ({seconds} s)")
+        } else {
+            writeln!(stderr, "{text} ({seconds} s)")
+        };
+        let _ = stderr.flush();
+    }
+
+    /// Takes the line away.
+    pub(super) fn clear(&mut self) {
+        if self.terminal && self.shown.take().is_some() {
+            let mut stderr = std::io::stderr().lock();
+            let _ = write!(stderr, "\r\x1b[K");
+            let _ = stderr.flush();
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `insulad` from its start to its exit code.
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::ExitCode;
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+
+use crate::control::{self, Api};
+use crate::driver::{Driver, DriverError, setup};
+use crate::paths::Paths;
+
+/// Questions that wait for the driver at most; who asks more waits.
+const ASKS_MAX: usize = 1024;
+
+/// Runs the daemon.
+pub fn main(paths: Paths) -> ExitCode {
+    let filter = EnvFilter::try_from_env("INSULA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot set up the event loop: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(paths)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                eprintln!("  {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(paths: Paths) -> Result<(), DriverError> {
+    paths.create().map_err(setup("make the daemon's directories"))?;
+    let _only = only_one(&paths).map_err(setup("lock the run directory"))?;
+    let logs = paths.log().to_owned();
+    let listener = control::bind(paths.run()).map_err(setup("open the control socket"))?;
+    let socket = paths.run().join(control::SOCKET);
+    let driver = Driver::open(paths)?;
+    for wall in driver.walls().report().iter().filter(|wall| !wall.holds) {
+        tracing::warn!("not enforced here: {}: {}", wall.name, wall.text);
+    }
+    let (asks, questions) = mpsc::channel(ASKS_MAX);
+    let (stop, stopped) = mpsc::channel(1);
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(setup("listen for signals"))?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                // The driver may be on its way out already.
+                let _ = stop.send(()).await;
+            }
+        });
+    }
+    let api = tokio::spawn(control::serve(listener, Api::new(asks, logs)));
+    tracing::info!("insulad {} is ready", env!("CARGO_PKG_VERSION"));
+    let ended = driver.run(questions, stopped).await;
+    // Whoever waited for the shutdown hears of it before the socket closes.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    api.abort();
+    // Nobody answers there any more.
+    let _ = std::fs::remove_file(socket);
+    ended
+}
+
+/// Two daemons on one directory would start everything twice.
+fn only_one(paths: &Paths) -> std::io::Result<Flock<File>> {
+    let path = paths.run().join("insulad.lock");
+    let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        if error == nix::Error::EWOULDBLOCK {
+            let text = format!("another insulad holds {}", path.display());
+            std::io::Error::new(std::io::ErrorKind::AddrInUse, text)
+        } else {
+            error.into()
+        }
+    })
+}

@@ -1,0 +1,170 @@
+//! Doing what was decided.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use insula_contract::id::{Attempt, EdgeId, ServiceName};
+use insula_contract::line::{ToService, UsedEdge};
+use insula_core::event::{Action, Consumer, Event, Message};
+use insula_core::spec::Spin;
+
+use super::{Driver, because, log_io};
+use crate::memory::EdgePage;
+
+/// A spin time as services read it.
+pub(super) fn spin_ns(spin: Spin) -> u64 {
+    match spin {
+        Spin::For(duration) => u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX - 1),
+        Spin::Forever => u64::MAX,
+    }
+}
+
+impl Driver {
+    /// Does one thing that was decided and stored. What fails is told as an event where the core
+    /// waits for it, and logged where it does not.
+    pub(super) fn execute(&mut self, action: Action) {
+        match action {
+            Action::Launch { attempt, instance, version, uid, uses } => {
+                match self.launch(attempt, &instance, &version, uid, &uses) {
+                    Ok(pid) => self.pending.push_back(Event::Launched { attempt, pid }),
+                    Err(error) => {
+                        let reason = because("launch failed", &error);
+                        self.pending.push_back(Event::LaunchFailed { attempt, reason });
+                    }
+                }
+            }
+            Action::Stop { attempt } => self.stop(attempt),
+            Action::Kill { attempt } => self.kill(attempt),
+            Action::Forget { attempt } => self.forget(attempt),
+            Action::Say { attempt, message } => self.say(attempt, message),
+            Action::Publish { route, target, drained } => {
+                self.routes.publish(route, 0, target, drained);
+            }
+            Action::OpenEdge { edge, provider, consumer } => {
+                let uids = self.uids(&provider, &consumer);
+                let opened = self.channels.open_edge(&provider, &consumer.directory(), uids);
+                log_io(&format!("open edge {edge}"), opened);
+            }
+            Action::CloseEdge { edge, provider, consumer } => {
+                let closed = self.channels.close_edge(&provider, &consumer.directory());
+                log_io(&format!("close edge {edge}"), closed);
+            }
+            Action::OpenPair { edge, provider, consumer, pair } => {
+                let uids = self.uids(&provider, &consumer);
+                let directory = consumer.directory();
+                let opened = self.channels.open_pair(&provider, &directory, pair, uids);
+                log_io(&format!("open a channel on edge {edge}"), opened);
+            }
+            Action::ClosePair { edge, provider, consumer, pair } => {
+                let directory = consumer.directory();
+                let closed = self.channels.close_pair(&provider, &directory, pair);
+                log_io(&format!("remove a channel on edge {edge}"), closed);
+                if !self.core.edges().iter().any(|e| {
+                    e.id == edge && e.pairs.keys().any(|(_, consumer)| *consumer == pair.1)
+                }) {
+                    self.pages.remove(&(edge, pair.1));
+                }
+            }
+            Action::AnswerClient { client, answer, profile } => {
+                self.answer_client(client, answer, profile);
+            }
+            Action::Answer { request, answer } => {
+                if let Some(reply) = self.orders.remove(&request) {
+                    // Who asked may have gone.
+                    let _ = reply.send(answer);
+                }
+            }
+            Action::Note { service, text } => match service {
+                Some(service) => tracing::info!("{service}: {text}"),
+                None => tracing::info!("{text}"),
+            },
+            Action::Exit => self.ended = true,
+        }
+    }
+
+    /// The user ids of an edge's ends; none where services have none of their own.
+    fn uids(&self, provider: &ServiceName, consumer: &Consumer) -> Option<(u32, u32)> {
+        let uid = |name: &ServiceName| self.core.services().get(name)?.uid;
+        let consumer = match consumer {
+            Consumer::Service(name) => uid(name)?,
+            Consumer::Client { uid, .. } => *uid,
+        };
+        Some((uid(provider)?, consumer))
+    }
+
+    /// The descriptor of an edge's page for one attempt of its consumer; made when first needed.
+    pub(super) fn page(&mut self, edge: EdgeId, consumer: Attempt) -> std::io::Result<OwnedFd> {
+        use std::collections::btree_map::Entry;
+        let page = match self.pages.entry((edge, consumer)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(EdgePage::create()?),
+        };
+        page.descriptor()
+    }
+
+    /// Fills in where an edge's channels lie.
+    pub(super) fn locate(&self, mut used: UsedEdge, consumer: &Consumer) -> UsedEdge {
+        let parent = self.channels.parent(&used.provider, &consumer.directory());
+        used.parent = parent.to_string_lossy().into_owned();
+        used
+    }
+
+    fn say(&mut self, attempt: Attempt, message: Message) {
+        let ready: std::io::Result<(ToService, Option<OwnedFd>)> = match message {
+            Message::Welcome { instance, slot, profile } => {
+                let spin_ns = spin_ns(self.profile(&profile).spin);
+                let welcome = ToService::Welcome { instance, attempt, slot, spin_ns };
+                self.routes.read_only().map(|routes| (welcome, Some(routes)))
+            }
+            Message::Serve(mut served, provider, consumer) => {
+                let parent = self.channels.parent(&provider, &consumer.directory());
+                served.parent = parent.to_string_lossy().into_owned();
+                self.page(served.edge, served.consumer)
+                    .map(|page| (ToService::Serve(served), Some(page)))
+            }
+            Message::Use(used, consumer) => {
+                let used = self.locate(used, &consumer);
+                self.page(used.edge, used.consumer).map(|page| (ToService::Use(used), Some(page)))
+            }
+            Message::Plain(message) => Ok((message, None)),
+        };
+        match ready {
+            Ok((message, descriptor)) => {
+                if let Some(process) = self.processes.get(&attempt) {
+                    process.say(message, descriptor);
+                }
+            }
+            Err(error) => tracing::warn!(%attempt, %error, "cannot say something on a line"),
+        }
+    }
+
+    fn stop(&mut self, attempt: Attempt) {
+        let signal = self.core.service_of(attempt).map_or(15, |s| s.spec().stop_signal);
+        if let Some(process) = self.processes.get(&attempt) {
+            log_io("send a stop signal", process.signal(signal));
+        }
+    }
+
+    fn kill(&mut self, attempt: Attempt) {
+        if let Some(process) = self.processes.get(&attempt) {
+            log_io("kill a process", process.kill_tree());
+        }
+        if let Some(groups) = &self.groups {
+            log_io("kill a cgroup", groups.kill(attempt));
+        }
+    }
+
+    fn forget(&mut self, attempt: Attempt) {
+        if let Some(process) = self.processes.remove(&attempt) {
+            process.end();
+        }
+        if let Some(groups) = &self.groups {
+            // What a process left in its cgroup goes with it.
+            log_io("remove a cgroup", groups.remove(attempt));
+        }
+        log_io("remove a line's socket", crate::line::remove(&self.paths, attempt));
+    }
+}
+
+/// How long a lost line is given before it is tried again.
+pub(super) const LINE_RETRY: Duration = Duration::from_millis(20);

@@ -1,0 +1,325 @@
+//! The one loop: collect, decide, record, execute; the only owner of state.
+//!
+//! Everything that happens reaches [`Driver::turn`] as an event: orders from the control API,
+//! exits and words of services from the tasks that wait for them, deadlines from the core. The
+//! core decides, the ledgers store what it decided, and only then [`Driver::execute`] acts. What
+//! acting brings about (a launch that failed) is an event again.
+
+pub mod ask;
+mod clients;
+mod execute;
+mod install;
+mod processes;
+mod restore;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use insula_contract::id::{Attempt, EdgeId};
+use insula_core::core::{Core, Settings};
+use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
+use insula_core::report;
+use insula_core::restart::RestartLimits;
+use insula_core::spec::ProfileSpec;
+use insula_core::time::Time;
+use nix::time::{ClockId, clock_gettime};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cgroup::Groups;
+use crate::channel::Channels;
+use crate::config::Profiles;
+use crate::launch::Walls;
+use crate::ledger::Ledger;
+use crate::memory::{EdgePage, RouteTable};
+use crate::paths::Paths;
+use crate::release::Depot;
+use ask::{Ask, ReleaseRow};
+use clients::ClientLine;
+use processes::ProcessHandle;
+
+/// Why the daemon cannot go on.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    /// What is decided cannot be stored, so it must not be done.
+    #[error("cannot record a decision")]
+    Record(#[source] crate::ledger::LedgerError),
+    /// Something that it needs from the start.
+    #[error("cannot {what}")]
+    Setup {
+        /// What.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+pub(crate) fn setup<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &'static str,
+) -> impl FnOnce(E) -> DriverError {
+    move |source| DriverError::Setup { what, source: source.into() }
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`, as the core counts.
+pub fn now() -> Time {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the kernel has CLOCK_BOOTTIME");
+    let seconds = u64::try_from(time.tv_sec()).expect("boot time is positive");
+    let nanos = u64::try_from(time.tv_nsec()).expect("boot time is positive");
+    Time(seconds * 1_000_000_000 + nanos)
+}
+
+/// The daemon's state.
+pub struct Driver {
+    core: Core,
+    ledger: Ledger,
+    paths: Paths,
+    profiles: Profiles,
+    depot: Depot,
+    walls: Walls,
+    groups: Option<Groups>,
+    channels: Channels,
+    routes: RouteTable,
+    /// The page of an edge and one attempt of its consumer.
+    pages: BTreeMap<(EdgeId, Attempt), EdgePage>,
+    processes: BTreeMap<Attempt, ProcessHandle>,
+    clients: BTreeMap<ClientId, ClientLine>,
+    orders: BTreeMap<RequestId, oneshot::Sender<Result<Done, Refusal>>>,
+    next_request: u64,
+    next_client: u64,
+    /// Events that acting brought about.
+    pending: VecDeque<Event>,
+    news: mpsc::UnboundedSender<News>,
+    inbox: mpsc::UnboundedReceiver<News>,
+    ended: bool,
+}
+
+/// What the waiting tasks tell the loop.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// An event for the core.
+    Event(Event),
+    /// A local client is connected.
+    Client(Box<clients::Arrival>),
+    /// A local client asks for a contract.
+    Resolve(ClientId, insula_contract::local::Resolve),
+    /// An installation ended.
+    Installed(install::Outcome),
+}
+
+impl Driver {
+    /// Opens what the daemon keeps, and takes charge of what an earlier one left.
+    pub fn open(paths: Paths) -> Result<Self, DriverError> {
+        paths.create().map_err(setup("make the daemon's directories"))?;
+        let walls = Walls::probe();
+        let groups = Groups::open(&walls, &paths);
+        let profiles = Profiles::load(&paths).map_err(setup("read the profiles"))?;
+        let depot = Depot::open(&paths).map_err(setup("open the depot"))?;
+        let mut ledger = Ledger::open(&paths).map_err(setup("open the ledgers"))?;
+        let channels = Channels::open(&paths).map_err(setup("mount the channels"))?;
+        let run = ledger.begin_run().map_err(setup("count this run in the ledger"))?;
+        let settings = Settings {
+            limits: RestartLimits::default(),
+            first_attempt: Attempt::first_of_run(run),
+            first_uid: walls.has_own_uids().then_some(crate::ledger::FIRST_UID),
+            seed: now().0,
+        };
+        let (news, inbox) = mpsc::unbounded_channel();
+        let found = restore::find(&ledger, &depot).map_err(setup("read the ledgers"))?;
+        let routes = restore::routes(&found).map_err(setup("make the route table"))?;
+        let mut driver = Self {
+            core: Core::new(settings),
+            ledger,
+            paths,
+            profiles,
+            depot,
+            walls,
+            groups,
+            channels,
+            routes,
+            pages: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            next_request: 0,
+            next_client: 0,
+            pending: VecDeque::new(),
+            news,
+            inbox,
+            ended: false,
+        };
+        driver.take_up(found)?;
+        Ok(driver)
+    }
+
+    /// What this host gives to services.
+    pub fn walls(&self) -> &Walls {
+        &self.walls
+    }
+
+    /// Runs until everything was shut down.
+    pub async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Ask>,
+        mut stop: mpsc::Receiver<()>,
+    ) -> Result<(), DriverError> {
+        let listener = clients::listen(&self.paths).map_err(setup("open the clients' socket"))?;
+        let arrivals = tokio::spawn(clients::accept(listener, self.news.clone()));
+        while !self.ended {
+            self.settle()?;
+            if self.ended {
+                break;
+            }
+            let due = self.core.next_deadline().map(|at| at.since(now()));
+            tokio::select! {
+                biased;
+                Some(news) = self.inbox.recv() => self.take(news)?,
+                Some(ask) = asks.recv() => self.answer(ask)?,
+                Some(()) = stop.recv() => self.turn(Event::ShutdownOrdered { request: None })?,
+                () = sleep(due) => self.turn(Event::Ticked)?,
+            }
+        }
+        arrivals.abort();
+        self.leave();
+        Ok(())
+    }
+
+    /// Lets the core take in what acting brought about.
+    fn settle(&mut self) -> Result<(), DriverError> {
+        while let Some(event) = self.pending.pop_front() {
+            self.turn(event)?;
+        }
+        Ok(())
+    }
+
+    /// Decide, record, execute.
+    fn turn(&mut self, event: Event) -> Result<(), DriverError> {
+        let decision = self.core.handle(now(), event);
+        self.carry_out(decision)
+    }
+
+    fn carry_out(
+        &mut self,
+        decision: insula_core::core::Decision,
+    ) -> Result<(), DriverError> {
+        let ledger = &mut self.ledger;
+        let actions = decision
+            .record(|records| ledger.store(records))
+            .map_err(DriverError::Record)?;
+        for action in actions {
+            self.execute(action);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, news: News) -> Result<(), DriverError> {
+        match news {
+            News::Event(event) => self.turn(event),
+            News::Client(arrival) => {
+                self.welcome_client(*arrival);
+                Ok(())
+            }
+            News::Resolve(client, resolve) => self.resolve(client, resolve),
+            News::Installed(outcome) => self.installed(outcome),
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) -> Result<(), DriverError> {
+        // Who asked may have gone; then nobody hears the answer.
+        match ask {
+            Ask::Order { service, order, reply } => {
+                let request = self.request(reply);
+                self.turn(Event::Ordered { request, service, order })
+            }
+            Ask::Shutdown { reply } => {
+                let request = Some(self.request(reply));
+                self.turn(Event::ShutdownOrdered { request })
+            }
+            Ask::Install { path, news } => {
+                self.install(path, news);
+                Ok(())
+            }
+            Ask::Releases { reply } => {
+                let _ = reply.send(self.releases());
+                Ok(())
+            }
+            Ask::Status { reply } => {
+                let _ = reply.send(report::rows(&self.core, now()));
+                Ok(())
+            }
+            Ask::Doctor { reply } => {
+                let _ = reply.send(self.walls.report());
+                Ok(())
+            }
+        }
+    }
+
+    fn request(&mut self, reply: oneshot::Sender<Result<Done, Refusal>>) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.orders.insert(request, reply);
+        request
+    }
+
+    fn releases(&self) -> Vec<ReleaseRow> {
+        self.depot
+            .releases()
+            .into_iter()
+            .map(|release| {
+                let service = self.core.services().get(&release.name);
+                ReleaseRow {
+                    active: service.is_some_and(|s| s.active == release.version),
+                    previous: service
+                        .is_some_and(|s| s.previous.as_ref() == Some(&release.version)),
+                    name: release.name,
+                    version: release.version,
+                    hash: release.hash,
+                    size: release.size,
+                    installed_at: release.installed_at,
+                }
+            })
+            .collect()
+    }
+
+    fn profile(&self, name: &str) -> ProfileSpec {
+        // A release is installed only with a profile that there is; one that was taken away since
+        // leaves the default.
+        self.profiles.get(name).unwrap_or_else(|| self.profiles.fallback()).clone()
+    }
+
+    /// Leaves nothing mounted or lying about.
+    fn leave(&mut self) {
+        if let Err(error) = self.channels.close() {
+            tracing::warn!(%error, "the channels stay mounted");
+        }
+        if let Some(groups) = &self.groups {
+            log_io("remove the cgroups", groups.close());
+        }
+    }
+}
+
+async fn sleep(due: Option<Duration>) {
+    match due {
+        // A timer of tokio counts milliseconds and does not end early.
+        Some(due) => tokio::time::sleep(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A failure in the system's words, with what was being done.
+pub(crate) fn because(what: &str, error: &dyn std::error::Error) -> String {
+    let mut text = format!("{what}: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+pub(crate) fn log_io(what: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "cannot {what}");
+    }
+}

@@ -1,0 +1,325 @@
+//! Launching processes, and the tasks that wait for them.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use insula_contract::id::{Attempt, Instance, ServiceName};
+use insula_contract::line::{
+    ENV_ATTEMPT, ENV_DATA, ENV_INSTANCE, FromService, TRANSPORT, ToService,
+};
+use insula_core::event::Event;
+use insula_core::process::Outcome;
+use insula_core::spec::{self, Cpus, ServiceSpec};
+use nix::sys::resource::Resource;
+use semver::Version;
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::execute::LINE_RETRY;
+use super::{Driver, News};
+use crate::cgroup::Group;
+use crate::launch::{Access, Launch, LaunchError, Network, system_access};
+use crate::ledger::Identity;
+use crate::line::{Line, LineError};
+use crate::paths::Paths;
+use crate::watch;
+
+/// Environment variable: the release's version.
+const ENV_RELEASE: &str = "INSULA_RELEASE";
+/// How often a line that cannot be connected is tried again.
+const LINE_TRIES: u32 = 250;
+
+/// Why a process could not be started.
+#[derive(Debug, Error)]
+pub(super) enum StartError {
+    /// The release is not known any more.
+    #[error("release {0} is not installed")]
+    NoRelease(Version),
+    /// Something it needs could not be made.
+    #[error("cannot {what}")]
+    Prepare {
+        /// What.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The launch.
+    #[error("cannot launch it")]
+    Launch(#[from] LaunchError),
+    /// Its identity could not be stored.
+    #[error("cannot record it")]
+    Record(#[from] crate::ledger::LedgerError),
+}
+
+fn prepare(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Prepare { what, source }
+}
+
+/// A living process, as the driver holds it.
+#[derive(Debug)]
+pub(super) struct ProcessHandle {
+    pid: i32,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    line: mpsc::UnboundedSender<(ToService, Option<OwnedFd>)>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl ProcessHandle {
+    pub(super) fn say(&self, message: ToService, descriptor: Option<OwnedFd>) {
+        // A line that is gone says so by itself.
+        let _ = self.line.send((message, descriptor));
+    }
+
+    pub(super) fn signal(&self, signal: i32) -> io::Result<()> {
+        watch::pidfd_signal(self.pidfd.get_ref(), signal)
+    }
+
+    /// Kills the process and the others of its process group.
+    pub(super) fn kill_tree(&self) -> io::Result<()> {
+        self.signal(libc::SIGKILL)?;
+        self.kill_group()
+    }
+
+    fn kill_group(&self) -> io::Result<()> {
+        use nix::sys::signal::{Signal, killpg};
+        match killpg(nix::unistd::Pid::from_raw(self.pid), Signal::SIGKILL) {
+            Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets go of a process that is gone.
+    pub(super) fn end(self) {
+        for task in self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn launch(
+        &mut self,
+        attempt: Attempt,
+        instance: &Instance,
+        version: &Version,
+        uid: Option<u32>,
+        uses: &[(ServiceName, String)],
+    ) -> Result<i32, StartError> {
+        let spec = self
+            .core
+            .services()
+            .get(&instance.service)
+            .and_then(|service| service.releases.get(version))
+            .ok_or_else(|| StartError::NoRelease(version.clone()))?
+            .clone();
+        let release = self
+            .depot
+            .directory(&instance.service, version)
+            .ok_or_else(|| StartError::NoRelease(version.clone()))?;
+        let data = self
+            .paths
+            .create_data(&instance.service, uid)
+            .map_err(prepare("make its data directory"))?;
+        let mut channels: Vec<PathBuf> = Vec::new();
+        if !spec.provides.is_empty() {
+            self.channels
+                .open_provider(&instance.service, uid)
+                .map_err(prepare("make its channels' directory"))?;
+            channels.push(self.channels.of_provider(&instance.service));
+        }
+        channels.extend(uses.iter().map(|(p, own)| self.channels.parent(p, own)));
+        let output = watch::open_output(self.paths.log(), &instance.service, instance.index)
+            .map_err(prepare("open its output"))?;
+        let listener =
+            crate::line::listen_for(&self.paths, attempt).map_err(prepare("make its line"))?;
+        let profile = self.profile(&spec.profile);
+        let group = self
+            .groups
+            .as_ref()
+            .map(|groups| groups.make(attempt))
+            .transpose()
+            .map_err(prepare("make its cgroup"))?;
+        let own = Access {
+            read_only: Vec::new(),
+            execute: vec![release.clone()],
+            read_write: std::iter::once(data.clone()).chain(channels).collect(),
+        };
+        let launch = Launch {
+            executable: release.join(&spec.command[0]),
+            arguments: spec.command[1..].iter().map(OsString::from).collect(),
+            environment: environment(&spec, attempt, instance, &data),
+            directory: data,
+            output: Some(output.as_fd()),
+            line: Some(listener.as_fd()),
+            uid,
+            cpus: match profile.cpus {
+                Cpus::All => Vec::new(),
+                Cpus::List(cpus) => cpus,
+            },
+            nice: None,
+            limits: vec![(Resource::RLIMIT_NOFILE, spec.limits.open_files)],
+            access: self.walls.has_landlock().then(|| system_access().and(own)),
+            network: Network {
+                // A service that may use the network at large may listen where it likes, too.
+                listen: spec.listen.clone(),
+                connect: spec.network != spec::Network::None,
+            },
+            cgroup: group.as_ref().map(Group::descriptor),
+        };
+        let launched = crate::launch::spawn(&launch)?;
+        let identity = Identity::of(launched.pid, &launched.pidfd)
+            .map_err(prepare("tell its identity"))?;
+        let handle = self.watch(attempt, launched.pid, launched.pidfd)?;
+        self.processes.insert(attempt, handle);
+        self.ledger.store_process(attempt, &identity)?;
+        Ok(launched.pid)
+    }
+
+    /// Starts the tasks that wait for a process and its words.
+    pub(super) fn watch(
+        &mut self,
+        attempt: Attempt,
+        pid: i32,
+        pidfd: OwnedFd,
+    ) -> Result<ProcessHandle, StartError> {
+        let pidfd = Arc::new(crate::watch::readiness(pidfd).map_err(prepare("watch it"))?);
+        let (line, words) = mpsc::unbounded_channel();
+        let news = self.news.clone();
+        let watched = pidfd.clone();
+        let wait = tokio::spawn(async move {
+            let outcome: Outcome = watch::wait(watched).await;
+            // What it left behind in its process group goes with it.
+            use nix::sys::signal::{Signal, killpg};
+            let _ = killpg(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = news.send(News::Event(Event::Exited { attempt, outcome }));
+        });
+        let talk = tokio::spawn(talk(self.paths.clone(), attempt, words, self.news.clone()));
+        Ok(ProcessHandle {
+            pid,
+            pidfd,
+            line,
+            tasks: vec![wait.abort_handle(), talk.abort_handle()],
+        })
+    }
+}
+
+fn environment(
+    spec: &ServiceSpec,
+    attempt: Attempt,
+    instance: &Instance,
+    data: &std::path::Path,
+) -> Vec<(OsString, OsString)> {
+    let mut environment = spec.environment.clone();
+    for (key, value) in [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        (ENV_ATTEMPT, attempt.to_string()),
+        (ENV_DATA, data.to_string_lossy().into_owned()),
+        (ENV_INSTANCE, instance.to_string()),
+        (ENV_RELEASE, spec.version.to_string()),
+    ] {
+        environment.insert(key.to_owned(), value);
+    }
+    environment.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+/// Keeps an attempt's line: connects, and passes words both ways until the process is gone.
+async fn talk(
+    paths: Paths,
+    attempt: Attempt,
+    mut words: mpsc::UnboundedReceiver<(ToService, Option<OwnedFd>)>,
+    news: mpsc::UnboundedSender<News>,
+) {
+    for _ in 0..LINE_TRIES {
+        match crate::line::connect_to(&paths, attempt) {
+            Ok(line) => {
+                match exchange(&line, attempt, &mut words, &news).await {
+                    // It is ending; its exit says how.
+                    LineError::Closed => {}
+                    error => {
+                        let error = super::because("line", &error);
+                        tracing::warn!(%attempt, error, "a line ended");
+                    }
+                }
+                return;
+            }
+            // Its process was not yet there, or is gone.
+            Err(error) => {
+                tracing::debug!(%attempt, %error, "cannot connect to a line yet");
+                tokio::time::sleep(LINE_RETRY).await;
+            }
+        }
+    }
+    tracing::warn!(%attempt, "a line could not be connected");
+}
+
+async fn exchange(
+    line: &Line,
+    attempt: Attempt,
+    words: &mut mpsc::UnboundedReceiver<(ToService, Option<OwnedFd>)>,
+    news: &mpsc::UnboundedSender<News>,
+) -> LineError {
+    loop {
+        tokio::select! {
+            word = words.recv() => match word {
+                Some((message, descriptor)) => {
+                    let descriptors: Vec<_> = descriptor.into_iter().collect();
+                    if let Err(error) = line.send(&message, &descriptors).await {
+                        return error;
+                    }
+                }
+                None => return LineError::Closed,
+            },
+            heard = line.receive::<FromService>() => match heard {
+                Ok(message) => {
+                    if let Some(event) = event_of(attempt, message) {
+                        // The loop ends before the daemon does.
+                        let _ = news.send(News::Event(event));
+                    }
+                }
+                Err(error) => return error,
+            },
+        }
+    }
+}
+
+/// What a service's word means to the core.
+fn event_of(own: Attempt, message: FromService) -> Option<Event> {
+    Some(match message {
+        FromService::Hello {
+            attempt,
+            transport,
+            provides,
+            requires,
+            leadership,
+            ready,
+            serving,
+            ..
+        } => {
+            if attempt != own || transport != TRANSPORT {
+                tracing::warn!(%own, %attempt, transport, "a hello that does not fit is ignored");
+                return None;
+            }
+            Event::Greeted { attempt, provides, requires, leadership, ready, serving }
+        }
+        FromService::Ready => Event::Ready { attempt: own },
+        FromService::Yielded { epoch } => Event::Yielded { attempt: own, epoch },
+        FromService::Leading { epoch } => Event::Leading { attempt: own, epoch },
+        FromService::Drained => Event::Drained { attempt: own },
+        FromService::Serving { .. } | FromService::Pong { .. } => return None,
+        FromService::Late { contract, waited_ms } => {
+            tracing::warn!(attempt = %own, %contract, waited_ms, "a request waits too long");
+            return None;
+        }
+        FromService::Failing { reason } => {
+            tracing::warn!(attempt = %own, reason, "a service says that it fails");
+            return None;
+        }
+    })
+}
+

@@ -1,0 +1,117 @@
+//! Taking charge of what an earlier daemon left.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use insula_contract::id::Attempt;
+use insula_core::core::Stored;
+use insula_core::event::Record;
+use thiserror::Error;
+
+use super::processes::StartError;
+use super::{Driver, DriverError, now, setup};
+use crate::ledger::{Ledger, LedgerError};
+use crate::memory::RouteTable;
+use crate::release::Depot;
+
+/// What was found.
+pub(super) struct Found {
+    stored: Stored,
+    living: BTreeMap<Attempt, (i32, OwnedFd)>,
+}
+
+/// Why it could not be looked for.
+#[derive(Debug, Error)]
+pub(super) enum RestoreError {
+    /// The ledgers.
+    #[error("cannot read what was stored")]
+    Ledger(#[from] LedgerError),
+    /// The kernel.
+    #[error("cannot look for the processes of an earlier daemon")]
+    Process(#[from] std::io::Error),
+}
+
+/// Reads the ledgers, and finds the processes that still run.
+pub(super) fn find(ledger: &Ledger, depot: &Depot) -> Result<Found, RestoreError> {
+    let mut records = ledger.records()?;
+    let known = ledger.processes()?;
+    let mut living = BTreeMap::new();
+    for record in &records {
+        let Record::Began { attempt, .. } = record else { continue };
+        let found = match known.get(attempt) {
+            Some(identity) => identity.find()?.map(|pidfd| (identity.pid, pidfd)),
+            // It may have been launched before it was recorded as a process.
+            None => find_by_number(*attempt)?,
+        };
+        if let Some(found) = found {
+            living.insert(*attempt, found);
+        }
+    }
+    // In the order in which they were decided.
+    records.sort_by_key(|record| match record {
+        Record::Began { attempt, .. } => attempt.0,
+        _ => 0,
+    });
+    let releases = depot.specs();
+    let alive = living.keys().copied().collect();
+    Ok(Found { stored: Stored { releases, records, alive }, living })
+}
+
+/// Looks for a process with an attempt's number in its environment.
+fn find_by_number(attempt: Attempt) -> std::io::Result<Option<(i32, OwnedFd)>> {
+    let mark = format!("{}={attempt}", insula_contract::line::ENV_ATTEMPT);
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
+        if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            && is_first_of_its_session(pid)
+            && let Ok(pidfd) = crate::watch::pidfd_open(pid)
+        {
+            return Ok(Some((pid, pidfd)));
+        }
+    }
+    Ok(None)
+}
+
+/// What a service starts inherits its environment, but leads no session.
+fn is_first_of_its_session(pid: i32) -> bool {
+    nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)))
+        .is_ok_and(|session| session.as_raw() == pid)
+}
+
+/// The route table that living services hold, or a new one.
+pub(super) fn routes(found: &Found) -> std::io::Result<RouteTable> {
+    for (pid, _) in found.living.values() {
+        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for entry in descriptors.flatten() {
+            let link = std::fs::read_link(entry.path()).unwrap_or_default();
+            if !link.to_string_lossy().starts_with("/memfd:insula-routes") {
+                continue;
+            }
+            let number = entry.file_name().to_string_lossy().parse();
+            if let Ok(Ok(table)) = number.map(|number| RouteTable::recover(*pid, number)) {
+                return Ok(table);
+            }
+        }
+    }
+    RouteTable::create()
+}
+
+impl Driver {
+    pub(super) fn take_up(&mut self, found: Found) -> Result<(), DriverError> {
+        let Found { stored, living } = found;
+        for (attempt, (pid, pidfd)) in living {
+            tracing::info!(%attempt, pid, "found a living process of an earlier daemon");
+            let handle = self.watch(attempt, pid, pidfd);
+            let handle = handle.map_err(setup::<StartError>("watch an adopted process"))?;
+            self.processes.insert(attempt, handle);
+        }
+        let alive = stored.alive.clone();
+        self.channels
+            .clear_but(|attempt| alive.contains(&attempt))
+            .map_err(setup("clear old channels"))?;
+        let decision = self.core.restore(now(), stored);
+        self.carry_out(decision)
+    }
+}

@@ -1,0 +1,212 @@
+//! The world of processes turned into events: their ends, and where their output goes.
+
+use std::fs::{self, File};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use insula_contract::id::ServiceName;
+use insula_core::process::Outcome;
+use tokio::io::unix::AsyncFd;
+
+/// How often and how many times the status of an adopted process is asked for: its parent, and
+/// not this daemon, lets the kernel keep it.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+const ASK_TIMES: u32 = 200;
+
+/// `struct pidfd_info` of `linux/pidfd.h`, in its first size of 64 bytes.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `PIDFD_INFO_EXIT`, from Linux 6.15.
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`.
+const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xff << 8) | 11;
+const _: () = assert!(size_of::<PidfdInfo>() == 64);
+
+/// A descriptor of a process, as `pidfd_open(2)` gives it: close-on-exec, and ready for reading
+/// when the process ends.
+#[expect(unsafe_code, reason = "neither std nor nix has pidfd_open")]
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(fd).expect("a descriptor is an int");
+    // SAFETY: the kernel just made this descriptor for us, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets tasks wait for a descriptor to be ready.
+#[expect(unsafe_code, reason = "tokio cannot see that the descriptor stays open")]
+pub fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the value that is returned, which gives it to nobody, so
+    // it stays open and the same for as long as it is registered.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Sends a signal to the process of a descriptor; one that is gone is no error.
+#[expect(unsafe_code, reason = "neither std nor nix has pidfd_send_signal")]
+pub fn pidfd_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: the third argument may be null, the rest are integers.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if sent == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Waits for the end of a process and tells how it ended; a child of ours is reaped.
+pub async fn wait(pidfd: Arc<AsyncFd<OwnedFd>>) -> Outcome {
+    // Readiness of a pidfd is final, so a spurious error of the poll is the only way around.
+    if pidfd.readable().await.is_err() {
+        return Outcome::Unknown;
+    }
+    match reap(pidfd.get_ref()) {
+        Ok(outcome) => return outcome,
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
+        Err(error) => {
+            tracing::warn!(%error, "cannot reap a process");
+            return Outcome::Unknown;
+        }
+    }
+    for _ in 0..ASK_TIMES {
+        match kept_status(pidfd.get_ref()) {
+            Ok(Some(outcome)) => return outcome,
+            Ok(None) => tokio::time::sleep(ASK_EVERY).await,
+            // The kernel keeps no status of strangers.
+            Err(_) => return Outcome::Unknown,
+        }
+    }
+    Outcome::Unknown
+}
+
+#[expect(unsafe_code, reason = "nix's waitid wants a newer pidfd type and hides the status")]
+fn reap(pidfd: &OwnedFd) -> io::Result<Outcome> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let id = libc::id_t::try_from(pidfd.as_raw_fd()).expect("a descriptor is not negative");
+    // SAFETY: `info` is valid for writing, and zeroed is a valid siginfo_t.
+    let waited = unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED) };
+    if waited != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed, and waitid filled in the fields of a child's end.
+    let (code, status) = unsafe {
+        let info = info.assume_init();
+        (info.si_code, info.si_status())
+    };
+    Ok(if code == libc::CLD_EXITED { Outcome::Code(status) } else { Outcome::Signal(status) })
+}
+
+/// The status that the kernel keeps of a process that another one reaped; `None` while it is not
+/// reaped.
+#[expect(unsafe_code, reason = "an ioctl that neither std nor nix has")]
+fn kept_status(pidfd: &OwnedFd) -> io::Result<Option<Outcome>> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request number says 64 bytes, which is the size of `info`.
+    let asked = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    if asked != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if info.mask & PIDFD_INFO_EXIT == 0 {
+        return Ok(None);
+    }
+    let status = info.exit_code;
+    Ok(Some(if libc::WIFSIGNALED(status) {
+        Outcome::Signal(libc::WTERMSIG(status))
+    } else {
+        Outcome::Code(libc::WEXITSTATUS(status))
+    }))
+}
+
+/// Where the output of an instance goes.
+pub fn output_path(logs: &Path, service: &ServiceName, index: u16) -> PathBuf {
+    logs.join(service.as_str()).join(format!("{index}.log"))
+}
+
+/// Opens an instance's output for appending.
+///
+/// The process writes to the file itself: its output outlives the daemon, and nobody who reads it
+/// slowly can block it.
+pub fn open_output(logs: &Path, service: &ServiceName, index: u16) -> io::Result<File> {
+    let path = output_path(logs, service, index);
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+    }
+    File::options().create(true).append(true).mode(0o640).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    async fn outcome_of(script: &str) -> Outcome {
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let pidfd = Arc::new(readiness(pidfd_open(pid).unwrap()).unwrap());
+        wait(pidfd).await
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_with_its_code_or_signal() {
+        assert_eq!(outcome_of("exit 7").await, Outcome::Code(7));
+        assert_eq!(outcome_of("kill -9 $$").await, Outcome::Signal(9));
+    }
+
+    #[tokio::test]
+    async fn a_signal_to_the_dead_is_no_error() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(i32::try_from(child.id()).unwrap()).unwrap();
+        child.wait().unwrap();
+        pidfd_signal(&pidfd, libc::SIGTERM).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_that_another_one_reaps_is_told_too() {
+        // The shell is the parent of the process that is watched.
+        let mut child = Command::new("sh")
+            .args(["-c", "(read x; exit 9) & echo $!; wait $!"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let pidfd = pidfd_open(line.trim().parse().unwrap()).unwrap();
+        let kept = matches!(kept_status(&pidfd), Ok(None));
+        drop(child.stdin.take());
+        // A background process of a shell reads from /dev/null, so it ends by itself.
+        let told = wait(Arc::new(readiness(pidfd).unwrap())).await;
+        child.wait().unwrap();
+        if kept {
+            assert!(matches!(told, Outcome::Code(_)), "{told:?}");
+        } else {
+            eprintln!("SKIPPED (needs Linux 6.15): the status of a stranger's end");
+        }
+    }
+}

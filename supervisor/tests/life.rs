@@ -1,0 +1,96 @@
+//! Real processes: a daemon, kv, and what `insulactl` says of them.
+
+mod support;
+
+use support::Host;
+
+#[test]
+fn a_service_is_installed_started_stopped_and_every_step_has_its_exit_code() {
+    let host = Host::start();
+    assert_eq!(host.ctl(&["status"]).status.code(), Some(0), "nothing installed is all well");
+    assert_eq!(host.ctl(&["start", "kv"]).status.code(), Some(1), "no such service");
+    assert_eq!(host.ctl(&["start"]).status.code(), Some(2), "wrong usage");
+    assert_eq!(host.ctl(&["status", "kv"]).status.code(), Some(4), "unknown name");
+
+    host.install_kv("1.0.0");
+    assert_eq!(host.ctl(&["status"]).status.code(), Some(3), "kv is not running");
+    assert!(host.must(&["start", "kv"]).contains("kv: started"));
+    assert!(host.must(&["start", "kv"]).contains("kv: already started"));
+    assert_eq!(host.ctl(&["status"]).status.code(), Some(0));
+    let row = host.row("kv");
+    assert_eq!((&row["state"], &row["version"]), (&"READY".into(), &"1.0.0".into()));
+
+    assert!(host.must(&["stop", "kv"]).contains("kv: stopped"));
+    assert!(host.must(&["stop", "kv"]).contains("kv: not running"));
+    assert_eq!(host.ctl(&["status"]).status.code(), Some(3));
+}
+
+#[test]
+fn a_killed_service_comes_back_as_another_process() {
+    let host = Host::start();
+    host.install_kv("1.0.0");
+    host.must(&["start", "kv"]);
+    let before = host.pid("kv");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), nix::sys::signal::SIGKILL).unwrap();
+    support::wait_for("another process", || {
+        let row = host.row("kv");
+        let pid = row["pid"].as_i64()?;
+        (row["state"] == "READY" && pid != i64::from(before)).then_some(())
+    });
+    assert_eq!(host.row("kv")["restarts"], 1);
+}
+
+#[test]
+fn an_upgrade_and_a_rollback_replace_the_process_and_say_so() {
+    let host = Host::start();
+    host.install_kv("1.0.0");
+    host.install_kv("1.1.0");
+    host.must(&["start", "kv"]);
+    let first = host.pid("kv");
+    assert!(host.must(&["upgrade", "kv"]).contains("1.0.0 -> 1.1.0"));
+    let second = host.pid("kv");
+    assert_ne!(first, second);
+    assert_eq!(host.row("kv")["version"], "1.1.0");
+    assert!(host.must(&["upgrade", "kv"]).contains("active already"));
+    assert!(host.must(&["rollback", "kv"]).contains("1.1.0 -> 1.0.0"));
+    assert_ne!(host.pid("kv"), second);
+    assert_eq!(host.row("kv")["version"], "1.0.0");
+    assert!(host.must(&["restart", "kv"]).contains("kv: restarted"));
+    let output = host.ctl(&["upgrade", "kv", "9.9.9"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("installed are 1.0.0, 1.1.0"), "{text}");
+}
+
+#[test]
+fn a_release_that_never_gets_ready_is_rolled_back_and_the_old_one_serves_throughout() {
+    let host = Host::start();
+    host.install_kv("1.0.0");
+    host.must(&["start", "kv"]);
+    let before = host.pid("kv");
+    let manifest = std::fs::read_to_string(support::manifest_of("kv")).unwrap();
+    let manifest = support::with_version(&manifest, "2.0.0").replace("\"--durability\"", "\"--nonsense\"");
+    let release = host.release("kv-2.0.0", &manifest, &["kv"]);
+    host.must(&["install", support::path(&release)]);
+    let output = host.ctl(&["upgrade", "kv"]);
+    assert_eq!(output.status.code(), Some(7), "could not be started");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("rolled back") && text.contains("kv 1.0.0 serves"), "{text}");
+    assert_eq!(host.pid("kv"), before);
+    assert_eq!(host.row("kv")["state"], "READY");
+}
+
+#[test]
+fn services_outlive_a_killed_daemon_and_the_next_one_takes_charge_of_them() {
+    let mut host = Host::start();
+    host.install_kv("1.0.0");
+    host.must(&["start", "kv"]);
+    let before = host.pid("kv");
+    host.kill_daemon();
+    assert!(std::path::Path::new(&format!("/proc/{before}")).exists(), "kv died with the daemon");
+    host.start_daemon();
+    host.wait_for_state("kv", "READY");
+    assert_eq!(host.pid("kv"), before, "a second copy was started");
+    assert!(host.must(&["stop", "kv"]).contains("kv: stopped"));
+    assert!(!std::path::Path::new(&format!("/proc/{before}")).exists());
+}
