@@ -7,7 +7,7 @@ use syn::{
     Result, Type, parse_quote,
 };
 
-use crate::shape::Shape;
+use crate::shape::{Shape, count};
 
 /// As many items as serde's tuples have at most.
 const GROUP: usize = 16;
@@ -270,7 +270,8 @@ impl Message {
             None => structure,
             Some(max) => {
                 let item = quote!(::std::boxed::Box::new(#structure));
-                quote!(#schema::TypeSchema::Limited { max: (#max) as u64, item: #item })
+                let max = count(max);
+                quote!(#schema::TypeSchema::Limited { max: #max, item: #item })
             }
         }
     }
@@ -433,3 +434,6 @@ fn tuple(items: Vec<TokenStream>) -> TokenStream {
     let groups = items.chunks(GROUP).map(|group| tuple(group.to_vec()));
     tuple(groups.collect())
 }
+
+#[cfg(test)]
+mod tests;

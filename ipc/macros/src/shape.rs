@@ -179,22 +179,36 @@ impl Shape {
                 let message = as_static(ty);
                 quote!(<#message as #krate::contract::Message>::schema())
             }
-            Self::Text(max) => quote!(#schema::Text { max: (#max) as u64 }),
-            Self::Bytes(max) => quote!(#schema::Bytes { max: (#max) as u64 }),
+            Self::Text(max) => {
+                let max = count(max);
+                quote!(#schema::Text { max: #max })
+            }
+            Self::Bytes(max) => {
+                let max = count(max);
+                quote!(#schema::Bytes { max: #max })
+            }
             Self::Items(max, item) => {
-                let item = boxed(item);
-                quote!(#schema::Sequence { max: (#max) as u64, item: #item })
+                let (max, item) = (count(max), boxed(item));
+                quote!(#schema::Sequence { max: #max, item: #item })
             }
             Self::Maybe(item) => {
                 let item = boxed(item);
                 quote!(#schema::Option(#item))
             }
             Self::Array(length, item) => {
-                let item = boxed(item);
-                quote!(#schema::Array { length: (#length) as u64, item: #item })
+                let (length, item) = (count(length), boxed(item));
+                quote!(#schema::Array { length: #length, item: #item })
             }
         }
     }
+}
+
+/// The constant expression `max`, which is of `usize`, as `u64`.
+pub(crate) fn count(max: &Expr) -> TokenStream {
+    quote!(const {
+        let count: usize = #max;
+        count as u64
+    })
 }
 
 fn is_u8(ty: &Type) -> bool {
