@@ -7,9 +7,10 @@
 //! `posix_spawn`. A child on another stack cannot return from a function that the C library's
 //! `syscall` is, hence the few instructions here. Where they are not written, it gets a copy.
 //!
-//! One thing of the memory changes for good: it belongs to no user any more once the child changes
-//! its own (`PR_GET_DUMPABLE` tells 0). Nobody but root can then trace or inspect the daemon, nor
-//! the child before its exec; which is why the borrowed memory is no way in.
+//! One thing of the memory changes for good: once the child changes its user, the kernel lets
+//! nobody but root trace or inspect who uses that memory (`PR_GET_DUMPABLE` tells 0): the child
+//! before its exec, hence the daemon through it, and from then on the daemon itself. Where a host
+//! says otherwise (`fs.suid_dumpable` of 1), the memory is not lent.
 
 #![expect(unsafe_code, reason = "clone3")]
 
@@ -17,6 +18,8 @@ use std::convert::Infallible;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+#[cfg(target_arch = "x86_64")]
+use std::sync::LazyLock;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -85,9 +88,27 @@ fn copied(cgroup: Option<RawFd>, then: impl FnOnce() -> Infallible) -> io::Resul
     })
 }
 
-/// Makes the process; only the parent returns, once the child ran its program or ended.
-#[cfg(target_arch = "x86_64")]
+/// Makes the process; only the parent returns.
 pub(super) fn clone(prepared: &Prepared) -> io::Result<Launched> {
+    #[cfg(target_arch = "x86_64")]
+    if is_lent_memory_guarded() {
+        return lent(prepared);
+    }
+    copied(prepared.cgroup(), || child::run(prepared))
+}
+
+/// Whether a process that changed its user cannot be traced by that user.
+#[cfg(target_arch = "x86_64")]
+fn is_lent_memory_guarded() -> bool {
+    static GUARDED: LazyLock<bool> = LazyLock::new(|| {
+        std::fs::read_to_string("/proc/sys/fs/suid_dumpable").is_ok_and(|text| text.trim() != "1")
+    });
+    *GUARDED
+}
+
+/// Clones with the daemon's memory; returns once the child ran its program or ended.
+#[cfg(target_arch = "x86_64")]
+fn lent(prepared: &Prepared) -> io::Result<Launched> {
     /// Bytes of the child's stack; its frames are a few hundred, some thousand unoptimised.
     const STACK: usize = 64 * 1024;
 
@@ -132,12 +153,6 @@ pub(super) fn clone(prepared: &Prepared) -> io::Result<Launched> {
         }
         pid
     })
-}
-
-/// Makes the process; only the parent returns.
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn clone(prepared: &Prepared) -> io::Result<Launched> {
-    copied(prepared.cgroup(), || child::run(prepared))
 }
 
 /// Makes a process that ends at once, to see what the kernel says of it.
