@@ -1,0 +1,68 @@
+//! Runs a command and reads its output line by line while it runs.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Runs a command, handing over each line of its output and errors as it comes.
+///
+/// # Errors
+/// The command could not be started or waited for.
+pub(crate) fn run(command: &mut Command, mut line: impl FnMut(&str)) -> io::Result<ExitStatus> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (sender, lines) = channel();
+    let output = child.stdout.take().expect("the output is piped");
+    let errors = child.stderr.take().expect("the errors are piped");
+    let other = sender.clone();
+    std::thread::spawn(move || forward(output, &sender));
+    std::thread::spawn(move || forward(errors, &other));
+    for text in lines {
+        line(&text);
+    }
+    child.wait()
+}
+
+fn forward(source: impl Read, lines: &Sender<String>) {
+    let mut source = BufReader::new(source);
+    let mut bytes = Vec::new();
+    while matches!(source.read_until(b'\n', &mut bytes), Ok(1..)) {
+        let text = String::from_utf8_lossy(&bytes);
+        if lines
+            .send(text.trim_end_matches(['\r', '\n']).to_owned())
+            .is_err()
+        {
+            return;
+        }
+        bytes.clear();
+    }
+}
+
+/// Runs a command with its output thrown away; `None` if it was ended because it took longer than
+/// `limit`.
+///
+/// # Errors
+/// The command could not be started or waited for.
+pub(crate) fn run_within(command: &mut Command, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if started.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
