@@ -431,6 +431,37 @@ fn a_launch_that_fails_says_at_which_step_and_leaves_no_process() {
 }
 
 #[test]
+fn threads_that_launch_and_allocate_do_not_disturb_each_other() {
+    let place = Place::new();
+    let uid = nix::unistd::geteuid().is_root().then_some(UID);
+    std::thread::scope(|scope| {
+        for thread in 0..4_usize {
+            let place = &place;
+            scope.spawn(move || {
+                for round in 0..50_usize {
+                    let kept: Vec<Vec<usize>> = (0..64)
+                        .map(|n| vec![thread ^ round ^ n; 64 * (n + 1)])
+                        .collect();
+                    let good = round % 5 != 0;
+                    let mut launch = place.launch(if good { "/bin/true" } else { "/none" }, &[]);
+                    launch.uid = uid;
+                    match spawn(&launch) {
+                        Ok(launched) => {
+                            assert!(good);
+                            assert!(matches!(end(&launched), WaitStatus::Exited(_, 0)));
+                        }
+                        Err(error) => assert!(!good, "{error:?}"),
+                    }
+                    for (n, block) in kept.iter().enumerate() {
+                        assert!(block.iter().all(|word| *word == thread ^ round ^ n));
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn a_process_is_born_in_its_cgroup() {
     let walls = Walls::probe();
     let Some(base) = walls.cgroup() else {
