@@ -51,8 +51,9 @@ fn serve(
                 server.drain();
                 return;
             }
-            Ok(End::Dropped) => return,
-            Err(_) => {}
+            // Without anybody to tell it, the test has failed.
+            Ok(End::Dropped) | Err(mpsc::TryRecvError::Disconnected) => return,
+            Err(mpsc::TryRecvError::Empty) => {}
         }
         if !server.turn() {
             std::thread::yield_now();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use insula_contract::id::Attempt;
 use insula_contract::route::RouteState;
 use insula_ipc::client::{CallOptions, Edge};
-use insula_ipc::server::Server;
+use insula_ipc::server::{Server, Waker};
 use insula_ipc::testing::Host;
 
 use crate::common::{FileJournal, Service};
@@ -19,6 +19,19 @@ use crate::contract::{Echo, Ledger, Text};
 const CONSUMER: Attempt = Attempt(500);
 const A: Attempt = Attempt(1);
 const ROUNDS: u64 = 150_000;
+
+/// Ends the server, also when the test fails.
+struct Stop<'a> {
+    stop: &'a AtomicBool,
+    waker: Waker,
+}
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
 
 #[test]
 fn no_wake_up_is_lost_between_two_threads_that_always_park() {
@@ -44,6 +57,8 @@ fn no_wake_up_is_lost_between_two_threads_that_always_park() {
                 }
             }
         });
+        let waker = told.recv().unwrap();
+        let ended = Stop { stop: &stop, waker };
         host.publish(RouteState::Serve, A, 0, None);
         let used = host.used::<Ledger>(CONSUMER);
         let edge = Edge::new(used, host.routes(), host.page(), Duration::ZERO).unwrap();
@@ -61,8 +76,7 @@ fn no_wake_up_is_lost_between_two_threads_that_always_park() {
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
-        told.recv().unwrap().wake();
+        drop(ended);
         serving.join().unwrap();
         assert_eq!(
             connection.rescues(),
