@@ -21,6 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use crate::paths::Paths;
+use crate::removal::remove_tree;
 
 /// The share of the host's memory that channels may fill, in percent.
 const SIZE_PERCENT: u32 = 50;
@@ -90,7 +91,7 @@ impl Channels {
 
     /// Removes it with all that is in it.
     pub fn close_edge(&self, provider: &ServiceName, consumer: &str) -> io::Result<()> {
-        remove(&self.parent(provider, consumer))
+        remove_tree(&self.parent(provider, consumer))
     }
 
     /// Makes the channel of two attempts: the provider's and the consumer's.
@@ -114,7 +115,7 @@ impl Channels {
         consumer: &str,
         pair: (Attempt, Attempt),
     ) -> io::Result<()> {
-        remove(&self.parent(provider, consumer).join(pair_directory(pair.0, pair.1)))
+        remove_tree(&self.parent(provider, consumer).join(pair_directory(pair.0, pair.1)))
     }
 
     /// Removes all channels of an earlier daemon but those of living attempts.
@@ -128,7 +129,7 @@ impl Channels {
                         Some((attempt(p)?, attempt(c)?))
                     });
                     if !attempts.is_some_and(|(p, c)| living(p) && living(c)) {
-                        remove(&channel)?;
+                        remove_tree(&channel)?;
                     }
                 }
             }
@@ -141,7 +142,7 @@ impl Channels {
         if self.mounted {
             Ok(umount2(&self.root, MntFlags::empty())?)
         } else {
-            remove(&self.root)
+            remove_tree(&self.root)
         }
     }
 }
@@ -177,14 +178,6 @@ fn make(directory: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
-    }
-}
-
-/// Removes a tree; links in it are removed and not followed.
-fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }
 

@@ -13,4 +13,5 @@ pub mod line;
 pub mod memory;
 pub mod paths;
 pub mod release;
+mod removal;
 pub mod watch;
