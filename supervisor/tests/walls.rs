@@ -12,15 +12,31 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock};
 
 use insula_supervisor::launch::{
-    Access, Launch, LaunchError, Launched, Network, Step, Walls, spawn, system_access,
+    Access, Launch, LaunchError, Launched, Network, Step, Walls, system_access,
 };
 use nix::sys::resource::Resource;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 const ROLE: &str = "INSULA_TEST_TRIES";
 const UID: u32 = 60_011;
+
+/// A child of another test, until its exec, has a copy of every descriptor: of a program that is
+/// being written, too, which then cannot be run.
+static WRITING: RwLock<()> = RwLock::new(());
+
+fn spawn(launch: &Launch<'_>) -> Result<Launched, LaunchError> {
+    let _nobody_writes = WRITING.read().unwrap_or_else(PoisonError::into_inner);
+    insula_supervisor::launch::spawn(launch)
+}
+
+fn copy_program(from: &Path, to: &Path) {
+    let _nobody_launches = WRITING.write().unwrap_or_else(PoisonError::into_inner);
+    fs::copy(from, to).unwrap();
+    fs::set_permissions(to, Permissions::from_mode(0o755)).unwrap();
+}
 
 /// Whether this is root; says so where it is not, since the test then shows nothing.
 fn is_root(what: &str) -> bool {
@@ -77,12 +93,10 @@ impl Place {
             fs::create_dir(place.path(name)).unwrap();
             fs::set_permissions(place.path(name), Permissions::from_mode(0o755)).unwrap();
         }
-        fs::copy(
-            std::env::current_exe().unwrap(),
-            place.path("release/program"),
-        )
-        .unwrap();
-        fs::set_permissions(place.path("release/program"), Permissions::from_mode(0o755)).unwrap();
+        copy_program(
+            &std::env::current_exe().unwrap(),
+            &place.path("release/program"),
+        );
         fs::write(place.path("other/file"), "x").unwrap();
         place
     }
@@ -200,7 +214,7 @@ fn a_walled_process_opens_what_it_was_given_and_nothing_else() {
         return;
     }
     let place = Place::new();
-    fs::copy("/bin/true", place.path("data/copy")).unwrap();
+    copy_program(Path::new("/bin/true"), &place.path("data/copy"));
     let uid = nix::unistd::geteuid().is_root().then_some(UID);
     let expected = [
         (format!("read {}", place.text("release/program")), "ok"),
