@@ -1,0 +1,421 @@
+//! A service's private LMDB environment, written by one process at a time.
+//!
+//! Several processes of a service may have it open: the old and the new release during an upgrade.
+//! Only one of them writes. The supervisor numbers the turns: [`Store::lead`] stores the turn's
+//! epoch, and every transaction looks whether it is still its own. A writer that was overtaken is
+//! fenced: its next transaction fails, and nothing of it is seen.
+//!
+//! What a batch of requests writes, and the answers that are recorded for them, are one
+//! transaction ([`crate::ipc::server::Journal`]). Reads see what is committed, never a batch that
+//! is under way: what was answered can always be read, what was not may still be undone.
+//!
+//! | durability | a commit is on the disk | what a power loss takes |
+//! |---|---|---|
+//! | `strict` | for each write, before its answer | nothing that was answered |
+//! | `grouped` | for each batch, before its answers | nothing that was answered |
+//! | `periodic=T` | every T | up to T of what was answered, in the worst case the store |
+//!
+//! The death of the process takes nothing that was answered in any of them. The environment is
+//! opened once in a process and stays open until its end.
+
+mod journal;
+mod meta;
+mod table;
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
+use insula_ipc::protocol::id::Epoch;
+use thiserror::Error;
+
+pub use table::{Entries, Reader, Table, Writer};
+
+type Raw = Database<'static, Bytes, Bytes>;
+
+/// Readers of an environment at once, over all processes.
+const READERS_MAX: u32 = 1024;
+/// Opening can fail while another process opens or closes: this many tries.
+const OPEN_TRIES: u32 = 50;
+const OPEN_EVERY: Duration = Duration::from_millis(10);
+
+/// When a commit is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// For each write, before its answer.
+    Strict,
+    /// For each batch of writes, before their answers.
+    Grouped,
+    /// Every so often; answers do not wait.
+    Periodic(Duration),
+}
+
+impl Durability {
+    /// Its name, without the time.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Grouped => "grouped",
+            Self::Periodic(_) => "periodic",
+        }
+    }
+}
+
+impl FromStr for Durability {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "strict" => Ok(Self::Strict),
+            "grouped" => Ok(Self::Grouped),
+            _ => text
+                .strip_prefix("periodic=")
+                .and_then(|time| time.strip_suffix("ms"))
+                .and_then(|ms| ms.parse().ok())
+                .filter(|ms| (1..=60_000).contains(ms))
+                .map(|ms| Self::Periodic(Duration::from_millis(ms)))
+                .ok_or_else(|| {
+                    format!("`{text}` is none of `strict`, `grouped` and `periodic=50ms`")
+                }),
+        }
+    }
+}
+
+/// How a store is opened; both releases of an upgrade say the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// When a commit is on the disk.
+    pub durability: Durability,
+    /// The most bytes that it may take: address space, which costs nothing until it is used.
+    pub size_max: u64,
+    /// The version of the data's schema.
+    pub schema: u32,
+    /// Tables at most.
+    pub tables_max: u32,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { durability: Durability::Grouped, size_max: 4 << 30, schema: 1, tables_max: 16 }
+    }
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// LMDB, or the file system below it.
+    #[error("the store failed")]
+    Database(#[from] heed::Error),
+    /// Its directory cannot be made.
+    #[error("cannot make the store's directory")]
+    Directory(#[source] std::io::Error),
+    /// Another process writes it now.
+    #[error("epoch {ours} was overtaken: the store is written under epoch {current}")]
+    Fenced {
+        /// What this process leads, or was to lead, under.
+        ours: Epoch,
+        /// What is stored.
+        current: Epoch,
+    },
+    /// This process does not lead.
+    #[error("this process does not write the store now")]
+    NotLeading,
+    /// Its format is of another version of the kit.
+    #[error("the store has format {found}, this kit knows {known}")]
+    Format {
+        /// What is stored.
+        found: u32,
+        /// What this kit writes.
+        known: u32,
+    },
+    /// Its data has another schema.
+    #[error("the data has schema {found}, this release has {wanted}")]
+    Schema {
+        /// What is stored.
+        found: u32,
+        /// What the release says.
+        wanted: u32,
+    },
+    /// It was written by another build of LMDB or of the C library: both at once can hang.
+    #[error("the store belongs to another build ({found}), this is {ours}")]
+    OtherBuild {
+        /// What is stored.
+        found: String,
+        /// This process.
+        ours: String,
+    },
+}
+
+/// A service's store; cheap to clone within its thread.
+#[derive(Clone)]
+pub struct Store {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    /// Never closed: transactions borrow from it for as long as the process lives.
+    env: &'static Env<WithoutTls>,
+    path: PathBuf,
+    meta: Raw,
+    once: Raw,
+    durability: Durability,
+    epoch: Cell<Option<Epoch>>,
+    /// The batch under way.
+    batch: RefCell<Option<RwTxn<'static>>>,
+    /// What reads see; opened when first needed after a commit. Nobody else writes meanwhile, so
+    /// it is never stale, and it keeps no page from being used again that a commit has freed.
+    snapshot: RefCell<Option<RoTxn<'static, WithoutTls>>>,
+    unsynced: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.inner.path)
+            .field("epoch", &self.inner.epoch.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the environment in a directory, or makes it; as a follower, which only reads.
+    pub fn open(directory: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(directory).map_err(StoreError::Directory)?;
+        let env: &'static Env<WithoutTls> = Box::leak(Box::new(open_env(directory, options)?));
+        // What a dead process left in the readers' table keeps pages from being used again.
+        env.clear_stale_readers()?;
+        let (meta, once) = env
+            .create_databases_and_commit(env.write_txn()?, |opener, txn| {
+                let meta = opener.create_database(txn, Some("insula.meta"))?;
+                let once = opener.create_database(txn, Some("insula.once"))?;
+                Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, once)))
+            })?
+            .unwrap_commit();
+        let store = Self {
+            inner: Rc::new(Inner {
+                env,
+                path: directory.to_owned(),
+                meta,
+                once,
+                durability: options.durability,
+                epoch: Cell::new(None),
+                batch: RefCell::new(None),
+                snapshot: RefCell::new(None),
+                unsynced: Arc::new(AtomicBool::new(false)),
+            }),
+        };
+        meta::check(&store, options.schema)?;
+        if let Durability::Periodic(every) = options.durability {
+            sync_every(env, every, store.inner.unsynced.clone());
+        }
+        Ok(store)
+    }
+
+    /// A table by name, made if it is not there.
+    pub fn table(&self, name: &str) -> Result<Table, StoreError> {
+        let env = self.inner.env;
+        let raw = env
+            .create_databases_and_commit(env.write_txn()?, |opener, txn| {
+                let raw = opener.create_database(txn, Some(name))?;
+                Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(raw))
+            })?
+            .unwrap_commit();
+        Ok(Table::new(raw))
+    }
+
+    /// Takes the turn of this number.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if a turn of this or a later number was taken by another process.
+    pub fn lead(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.abort();
+        self.inner.snapshot.replace(None);
+        let mut txn = self.inner.env.write_txn()?;
+        let current = meta::epoch(&self.inner.meta, &txn)?;
+        if current >= epoch && self.inner.epoch.get() != Some(epoch) {
+            return Err(StoreError::Fenced { ours: epoch, current });
+        }
+        meta::set_epoch(&self.inner.meta, &mut txn, epoch)?;
+        txn.commit()?;
+        // Whatever the durability is, a turn that was taken must stay taken.
+        self.inner.env.force_sync()?;
+        self.inner.epoch.set(Some(epoch));
+        Ok(())
+    }
+
+    /// Writes no more until the next turn.
+    pub fn give_up(&self) -> Result<(), StoreError> {
+        self.abort();
+        self.inner.snapshot.replace(None);
+        if self.inner.epoch.replace(None).is_some() {
+            self.inner.env.force_sync()?;
+        }
+        Ok(())
+    }
+
+    /// The turn that this process has.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.inner.epoch.get()
+    }
+
+    /// When a commit is on the disk.
+    pub fn durability(&self) -> Durability {
+        self.inner.durability
+    }
+
+    /// The most bytes that it may take.
+    pub fn size_max(&self) -> u64 {
+        self.inner.env.info().map_size as u64
+    }
+
+    /// The epoch of the last turn that any process took.
+    pub fn stored_epoch(&self) -> Result<Epoch, StoreError> {
+        self.read(|reader| meta::epoch(&self.inner.meta, reader.txn()))
+    }
+
+    /// Reads what is committed.
+    pub fn read<T>(
+        &self,
+        look: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.inner.epoch.get().is_none() {
+            // Somebody else may write: what is committed now, and no page is kept afterwards.
+            let txn = self.inner.env.read_txn()?;
+            return look(&Reader::new(&txn));
+        }
+        let mut snapshot = self.inner.snapshot.borrow_mut();
+        let txn = match snapshot.take() {
+            Some(txn) => snapshot.insert(txn),
+            None => snapshot.insert(self.inner.env.read_txn()?),
+        };
+        look(&Reader::new(txn))
+    }
+
+    /// Writes into the batch that is under way, or into a transaction of its own.
+    pub fn write<T>(
+        &self,
+        change: impl FnOnce(&mut Writer<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some(txn) = self.inner.batch.borrow_mut().as_mut() {
+            return change(&mut Writer::new(txn));
+        }
+        self.begin()?;
+        let done = {
+            let mut batch = self.inner.batch.borrow_mut();
+            let txn = batch.as_mut().ok_or(StoreError::NotLeading)?;
+            change(&mut Writer::new(txn))
+        };
+        match done {
+            Ok(done) => {
+                self.commit()?;
+                Ok(done)
+            }
+            Err(error) => {
+                self.abort();
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(&self) -> Result<(), StoreError> {
+        let ours = self.inner.epoch.get().ok_or(StoreError::NotLeading)?;
+        let txn = self.inner.env.write_txn()?;
+        let current = meta::epoch(&self.inner.meta, &txn)?;
+        if current != ours {
+            drop(txn);
+            self.inner.epoch.set(None);
+            self.inner.snapshot.replace(None);
+            return Err(StoreError::Fenced { ours, current });
+        }
+        self.inner.batch.replace(Some(txn));
+        Ok(())
+    }
+
+    fn commit(&self) -> Result<(), StoreError> {
+        if let Some(txn) = self.inner.batch.replace(None) {
+            self.inner.snapshot.replace(None);
+            txn.commit()?;
+            if let Durability::Periodic(_) = self.inner.durability {
+                self.inner.unsynced.store(true, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    fn abort(&self) {
+        self.inner.batch.replace(None);
+    }
+
+    /// Copies it, as it is now, into a file, while it is written on.
+    pub fn copy_to(&self, file: &Path) -> Result<(), StoreError> {
+        self.inner.env.copy_to_path(file, heed::CompactionOption::Enabled)?;
+        Ok(())
+    }
+}
+
+fn open_env(directory: &Path, options: &StoreOptions) -> Result<Env<WithoutTls>, StoreError> {
+    let mut flags = EnvFlags::empty();
+    if let Durability::Periodic(_) = options.durability {
+        flags |= EnvFlags::NO_SYNC;
+    }
+    let mut tries = 0;
+    loop {
+        let mut open = EnvOpenOptions::new().read_txn_without_tls();
+        open.map_size(usize::try_from(options.size_max).unwrap_or(usize::MAX))
+            .max_dbs(options.tables_max + 2)
+            .max_readers(READERS_MAX);
+        #[expect(unsafe_code, reason = "heed cannot know who else has the files")]
+        // SAFETY: the directory is the service's own, opened once in a process; the processes
+        // that have it open are of this kit, which checks that their builds agree, and none of
+        // them maps it writable.
+        let opened = unsafe {
+            open.flags(flags);
+            open.open(directory)
+        };
+        match opened {
+            Ok(env) => return Ok(env),
+            Err(heed::Error::Io(error)) if tries < OPEN_TRIES && may_pass(&error) => {
+                tries += 1;
+                std::thread::sleep(OPEN_EVERY);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What opening can meet while another process opens or closes the same environment.
+fn may_pass(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EBUSY | libc::EACCES | libc::EINVAL | libc::ENOENT)
+    ) && error.raw_os_error() != Some(libc::EACCES)
+}
+
+/// Syncs from a thread of its own while there is something to sync: an idle store costs a look at
+/// a flag.
+fn sync_every(env: &'static Env<WithoutTls>, every: Duration, unsynced: Arc<AtomicBool>) {
+    let sync = move || {
+        loop {
+            std::thread::sleep(every);
+            if unsynced.swap(false, Ordering::AcqRel)
+                && let Err(error) = env.force_sync()
+            {
+                tracing::error!(%error, "cannot sync the store");
+                unsynced.store(true, Ordering::Release);
+            }
+        }
+    };
+    let spawned = std::thread::Builder::new().name("sync".to_owned()).spawn(sync);
+    if let Err(error) = spawned {
+        tracing::error!(%error, "cannot start the thread that syncs the store");
+        std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;
