@@ -53,7 +53,9 @@ impl Groups {
     pub fn make(&self, attempt: Attempt) -> io::Result<Group> {
         let directory = self.of(attempt);
         fs::create_dir(&directory)?;
-        Ok(Group { directory: File::open(directory)? })
+        Ok(Group {
+            directory: File::open(directory)?,
+        })
     }
 
     /// Kills all that is in the cgroup of an attempt.

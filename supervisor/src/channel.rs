@@ -39,22 +39,40 @@ impl Channels {
     pub fn open(paths: &Paths) -> io::Result<Self> {
         let place = paths.run().join("channels");
         if nix::unistd::geteuid().is_root() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(&place)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&place)?;
             if !is_mount(&place)? {
                 let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
                 let options = format!("mode=0755,size={SIZE_PERCENT}%");
-                mount(Some("insula"), &place, Some("tmpfs"), flags, Some(options.as_str()))?;
+                mount(
+                    Some("insula"),
+                    &place,
+                    Some("tmpfs"),
+                    flags,
+                    Some(options.as_str()),
+                )?;
             }
-            return Ok(Self { root: place, mounted: true });
+            return Ok(Self {
+                root: place,
+                mounted: true,
+            });
         }
         let root = own_place(paths, &place);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&root)?;
         let metadata = fs::symlink_metadata(&root)?;
         if !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
             let text = format!("{} belongs to somebody else", root.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
-        Ok(Self { root, mounted: false })
+        Ok(Self {
+            root,
+            mounted: false,
+        })
     }
 
     /// The directory below which all channels of a provider lie.
@@ -85,7 +103,9 @@ impl Channels {
         self.open_provider(provider, uids.map(|(provider, _)| provider))?;
         let directory = self.parent(provider, consumer);
         make(&directory)?;
-        let entries = uids.map(|(p, c)| vec![(p, 0o1), (c, 0o1)]).unwrap_or_default();
+        let entries = uids
+            .map(|(p, c)| vec![(p, 0o1), (c, 0o1)])
+            .unwrap_or_default();
         share(&directory, uids.is_some(), 0o710, &entries)
     }
 
@@ -102,9 +122,13 @@ impl Channels {
         pair: (Attempt, Attempt),
         uids: Option<(u32, u32)>,
     ) -> io::Result<()> {
-        let directory = self.parent(provider, consumer).join(pair_directory(pair.0, pair.1));
+        let directory = self
+            .parent(provider, consumer)
+            .join(pair_directory(pair.0, pair.1));
         make(&directory)?;
-        let entries = uids.map(|(p, c)| vec![(p, 0o7), (c, 0o7)]).unwrap_or_default();
+        let entries = uids
+            .map(|(p, c)| vec![(p, 0o7), (c, 0o7)])
+            .unwrap_or_default();
         share(&directory, uids.is_some(), 0o2770, &entries)
     }
 
@@ -115,7 +139,11 @@ impl Channels {
         consumer: &str,
         pair: (Attempt, Attempt),
     ) -> io::Result<()> {
-        remove_tree(&self.parent(provider, consumer).join(pair_directory(pair.0, pair.1)))
+        remove_tree(
+            &self
+                .parent(provider, consumer)
+                .join(pair_directory(pair.0, pair.1)),
+        )
     }
 
     /// Removes all channels of an earlier daemon but those of living attempts.
@@ -151,7 +179,9 @@ fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::symlink_metadata(directory)?.is_dir() {
         return Ok(Vec::new());
     }
-    fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+    fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
 }
 
 /// Where an ordinary user's channels lie: `place` itself on a tmpfs, else the host's tmpfs, since
@@ -165,13 +195,19 @@ fn own_place(paths: &Paths, place: &Path) -> PathBuf {
     if on_tmpfs {
         return place.to_owned();
     }
-    PathBuf::from(format!("/dev/shm/insula-{}-{}", nix::unistd::geteuid(), paths.tag()))
+    PathBuf::from(format!(
+        "/dev/shm/insula-{}-{}",
+        nix::unistd::geteuid(),
+        paths.tag()
+    ))
 }
 
 fn is_mount(directory: &Path) -> io::Result<bool> {
     let parent = directory.parent().unwrap_or(directory);
-    Ok(fs::metadata(directory)?.dev() != fs::metadata(parent)?.dev()
-        && statfs(directory)?.filesystem_type() == TMPFS_MAGIC)
+    Ok(
+        fs::metadata(directory)?.dev() != fs::metadata(parent)?.dev()
+            && statfs(directory)?.filesystem_type() == TMPFS_MAGIC,
+    )
 }
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -209,7 +245,9 @@ fn set_acl(path: &Path, mode: u32, users: &[(u32, u16)]) -> io::Result<()> {
     let mut users = users.to_vec();
     users.sort_unstable();
     users.dedup_by_key(|(uid, _)| *uid);
-    let mask = users.iter().fold(0, |mask, (_, permissions)| mask | permissions);
+    let mask = users
+        .iter()
+        .fold(0, |mask, (_, permissions)| mask | permissions);
     let bits = |shift: u32| u16::try_from(mode >> shift & 7).expect("three bits");
     let mut acl = 2_u32.to_le_bytes().to_vec();
     let mut entry = |tag: u16, permissions: u16, id: u32| {
@@ -232,9 +270,19 @@ fn set_attribute(path: &Path, name: &std::ffi::CStr, value: &[u8]) -> io::Result
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
     // SAFETY: both names are terminated strings, and the value's length is its slice's.
     let set = unsafe {
-        libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        libc::setxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
     };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]
@@ -243,7 +291,10 @@ mod tests {
 
     fn host() -> (tempfile::TempDir, Channels) {
         let directory = tempfile::tempdir().unwrap();
-        let channels = Channels { root: directory.path().to_owned(), mounted: false };
+        let channels = Channels {
+            root: directory.path().to_owned(),
+            mounted: false,
+        };
         (directory, channels)
     }
 
@@ -312,7 +363,9 @@ mod tests {
             let pair = (Attempt(0xa1), Attempt(consumer));
             channels.open_pair(&kv, "gateway", pair, None).unwrap();
         }
-        channels.clear_but(|attempt| attempt != Attempt(0xb3)).unwrap();
+        channels
+            .clear_but(|attempt| attempt != Attempt(0xb3))
+            .unwrap();
         let parent = channels.parent(&kv, "gateway");
         assert!(parent.join("a1.b2").exists());
         assert!(!parent.join("a1.b3").exists());

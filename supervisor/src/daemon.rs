@@ -25,7 +25,10 @@ pub fn main(paths: Paths) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot set up the event loop: {error}");
@@ -47,7 +50,9 @@ pub fn main(paths: Paths) -> ExitCode {
 }
 
 async fn run(paths: Paths) -> Result<(), DriverError> {
-    paths.create().map_err(setup("make the daemon's directories"))?;
+    paths
+        .create()
+        .map_err(setup("make the daemon's directories"))?;
     let _only = only_one(&paths).map_err(setup("lock the run directory"))?;
     let logs = paths.log().to_owned();
     let listener = control::bind(paths.run()).map_err(setup("open the control socket"))?;
@@ -82,7 +87,11 @@ async fn run(paths: Paths) -> Result<(), DriverError> {
 /// Two daemons on one directory would start everything twice.
 fn only_one(paths: &Paths) -> std::io::Result<Flock<File>> {
     let path = paths.run().join("insulad.lock");
-    let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
         if error == nix::Error::EWOULDBLOCK {
             let text = format!("another insulad holds {}", path.display());

@@ -58,8 +58,10 @@ fn lines(paths: &Paths) -> PathBuf {
 
 /// The address of a socket in a directory, and the descriptor that must live as long.
 fn address(directory: &Path, name: &str) -> io::Result<(UnixAddr, File)> {
-    let directory =
-        File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory)?;
+    let directory = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(directory)?;
     let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
     Ok((UnixAddr::new(path.as_str())?, directory))
 }
@@ -88,7 +90,10 @@ fn listen_in(directory: &Path, name: &str, flags: SockFlag) -> io::Result<OwnedF
 /// Makes an attempt's listening socket, which it inherits.
 pub fn listen_for(paths: &Paths, attempt: Attempt) -> io::Result<OwnedFd> {
     let directory = lines(paths);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)?;
     listen_in(&directory, &line_name(attempt), SockFlag::empty())
 }
 
@@ -119,14 +124,16 @@ pub fn listen_for_clients(paths: &Paths) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Takes the next client.
-#[expect(unsafe_code, reason = "nix gives the accepted descriptor as a bare number")]
+#[expect(
+    unsafe_code,
+    reason = "nix gives the accepted descriptor as a bare number"
+)]
 pub async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<Line> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     loop {
         let mut ready = listener.readable().await?;
-        let accepted = ready.try_io(|listener| {
-            Ok(nix::sys::socket::accept4(listener.as_raw_fd(), flags)?)
-        });
+        let accepted =
+            ready.try_io(|listener| Ok(nix::sys::socket::accept4(listener.as_raw_fd(), flags)?));
         if let Ok(accepted) = accepted {
             // SAFETY: accept4 just made this descriptor, and nobody else owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(accepted?) };
@@ -143,7 +150,9 @@ pub struct Line {
 
 impl Line {
     fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: crate::watch::readiness(socket)? })
+        Ok(Self {
+            socket: crate::watch::readiness(socket)?,
+        })
     }
 
     /// The connected socket, to ask the kernel who is at its other end.
@@ -166,7 +175,13 @@ impl Line {
                 let control: &[_] = if fds.is_empty() { &[] } else { &rights };
                 let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
                 let frame = [IoSlice::new(&frame)];
-                Ok(sendmsg::<()>(socket.as_raw_fd(), &frame, control, flags, None)?)
+                Ok(sendmsg::<()>(
+                    socket.as_raw_fd(),
+                    &frame,
+                    control,
+                    flags,
+                    None,
+                )?)
             });
             match sent {
                 Ok(Ok(_)) => return Ok(()),

@@ -72,10 +72,14 @@ impl Paths {
     ///
     /// The run directory's path, hashed with FNV-1a (Fowler, Noll, Vo).
     pub fn tag(&self) -> String {
-        let hash = self.run.as_os_str().as_encoded_bytes().iter().fold(
-            0xcbf2_9ce4_8422_2325_u64,
-            |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3),
-        );
+        let hash = self
+            .run
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         format!("{hash:016x}")
     }
 
@@ -88,7 +92,10 @@ impl Paths {
             (self.run.clone(), 0o711),
             (self.log.clone(), 0o750),
         ] {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&directory)?;
             let owner = fs::metadata(&directory)?.uid();
             if owner != nix::unistd::geteuid().as_raw() {
                 let text = format!("{} belongs to uid {owner}", directory.display());
@@ -121,7 +128,10 @@ mod tests {
     fn everything_lies_below_the_root_or_in_the_usual_places() {
         let own = Paths::new(Some("/x".into()));
         assert_eq!(own.run(), Path::new("/x/run"));
-        assert_eq!(own.data(&"kv".parse().unwrap()), Path::new("/x/lib/data/kv"));
+        assert_eq!(
+            own.data(&"kv".parse().unwrap()),
+            Path::new("/x/lib/data/kv")
+        );
         assert_eq!(Paths::new(None).run(), Path::new("/run/insula"));
     }
 }

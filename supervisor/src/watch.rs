@@ -49,7 +49,10 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 }
 
 /// Lets tasks wait for a descriptor to be ready.
-#[expect(unsafe_code, reason = "tokio cannot see that the descriptor stays open")]
+#[expect(
+    unsafe_code,
+    reason = "tokio cannot see that the descriptor stays open"
+)]
 pub fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the value that is returned, which gives it to nobody, so
     // it stays open and the same for as long as it is registered.
@@ -117,7 +120,10 @@ pub async fn wait(pidfd: Arc<AsyncFd<OwnedFd>>) -> Outcome {
     Outcome::Unknown
 }
 
-#[expect(unsafe_code, reason = "nix's waitid wants a newer pidfd type and hides the status")]
+#[expect(
+    unsafe_code,
+    reason = "nix's waitid wants a newer pidfd type and hides the status"
+)]
 fn reap(pidfd: &OwnedFd) -> io::Result<Outcome> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let id = libc::id_t::try_from(pidfd.as_raw_fd()).expect("a descriptor is not negative");
@@ -131,14 +137,21 @@ fn reap(pidfd: &OwnedFd) -> io::Result<Outcome> {
         let info = info.assume_init();
         (info.si_code, info.si_status())
     };
-    Ok(if code == libc::CLD_EXITED { Outcome::Code(status) } else { Outcome::Signal(status) })
+    Ok(if code == libc::CLD_EXITED {
+        Outcome::Code(status)
+    } else {
+        Outcome::Signal(status)
+    })
 }
 
 /// The status that the kernel keeps of a process that another one reaped; `None` while it is not
 /// reaped.
 #[expect(unsafe_code, reason = "an ioctl that neither std nor nix has")]
 fn kept_status(pidfd: &OwnedFd) -> io::Result<Option<Outcome>> {
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
     // SAFETY: the request number says 64 bytes, which is the size of `info`.
     let asked = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     if asked != 0 {
@@ -167,9 +180,16 @@ pub fn output_path(logs: &Path, service: &ServiceName, index: u16) -> PathBuf {
 pub fn open_output(logs: &Path, service: &ServiceName, index: u16) -> io::Result<File> {
     let path = output_path(logs, service, index);
     if let Some(directory) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(directory)?;
     }
-    File::options().create(true).append(true).mode(0o640).open(path)
+    File::options()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -235,8 +255,11 @@ mod tests {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        io::BufRead::read_line(&mut io::BufReader::new(child.stdout.take().unwrap()), &mut line)
-            .unwrap();
+        io::BufRead::read_line(
+            &mut io::BufReader::new(child.stdout.take().unwrap()),
+            &mut line,
+        )
+        .unwrap();
         let pidfd = pidfd_open(line.trim().parse().unwrap()).unwrap();
         let kept = matches!(kept_status(&pidfd), Ok(None));
         drop(child.stdin.take());

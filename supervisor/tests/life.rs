@@ -7,18 +7,37 @@ use support::Host;
 #[test]
 fn a_service_is_installed_started_stopped_and_every_step_has_its_exit_code() {
     let host = Host::start();
-    assert_eq!(host.ctl(&["status"]).status.code(), Some(0), "nothing installed is all well");
-    assert_eq!(host.ctl(&["start", "kv"]).status.code(), Some(1), "no such service");
+    assert_eq!(
+        host.ctl(&["status"]).status.code(),
+        Some(0),
+        "nothing installed is all well"
+    );
+    assert_eq!(
+        host.ctl(&["start", "kv"]).status.code(),
+        Some(1),
+        "no such service"
+    );
     assert_eq!(host.ctl(&["start"]).status.code(), Some(2), "wrong usage");
-    assert_eq!(host.ctl(&["status", "kv"]).status.code(), Some(4), "unknown name");
+    assert_eq!(
+        host.ctl(&["status", "kv"]).status.code(),
+        Some(4),
+        "unknown name"
+    );
 
     host.install_kv("1.0.0");
-    assert_eq!(host.ctl(&["status"]).status.code(), Some(3), "kv is not running");
+    assert_eq!(
+        host.ctl(&["status"]).status.code(),
+        Some(3),
+        "kv is not running"
+    );
     assert!(host.must(&["start", "kv"]).contains("kv: started"));
     assert!(host.must(&["start", "kv"]).contains("kv: already started"));
     assert_eq!(host.ctl(&["status"]).status.code(), Some(0));
     let row = host.row("kv");
-    assert_eq!((&row["state"], &row["version"]), (&"READY".into(), &"1.0.0".into()));
+    assert_eq!(
+        (&row["state"], &row["version"]),
+        (&"READY".into(), &"1.0.0".into())
+    );
 
     assert!(host.must(&["stop", "kv"]).contains("kv: stopped"));
     assert!(host.must(&["stop", "kv"]).contains("kv: not running"));
@@ -31,7 +50,11 @@ fn a_killed_service_comes_back_as_another_process() {
     host.install_kv("1.0.0");
     host.must(&["start", "kv"]);
     let before = host.pid("kv");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), nix::sys::signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(before),
+        nix::sys::signal::SIGKILL,
+    )
+    .unwrap();
     support::wait_for("another process", || {
         let row = host.row("kv");
         let pid = row["pid"].as_i64()?;
@@ -69,13 +92,21 @@ fn a_release_that_never_gets_ready_is_rolled_back_and_the_old_one_serves_through
     host.must(&["start", "kv"]);
     let before = host.pid("kv");
     let manifest = std::fs::read_to_string(support::manifest_of("kv")).unwrap();
-    let manifest = support::with_version(&manifest, "2.0.0").replace("\"--durability\"", "\"--nonsense\"");
+    let manifest =
+        support::with_version(&manifest, "2.0.0").replace("\"--durability\"", "\"--nonsense\"");
     let release = host.release("kv-2.0.0", &manifest, &["kv"]);
     host.must(&["install", support::path(&release)]);
     let output = host.ctl(&["upgrade", "kv"]);
-    assert_eq!(output.status.code(), Some(7), "could not be started");
+    assert_eq!(
+        output.status.code(),
+        Some(7),
+        "could not be started: {output:?}"
+    );
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("rolled back") && text.contains("kv 1.0.0 serves"), "{text}");
+    assert!(
+        text.contains("rolled back") && text.contains("kv 1.0.0 serves"),
+        "{text}"
+    );
     assert_eq!(host.pid("kv"), before);
     assert_eq!(host.row("kv")["state"], "READY");
 }
@@ -87,7 +118,10 @@ fn services_outlive_a_killed_daemon_and_the_next_one_takes_charge_of_them() {
     host.must(&["start", "kv"]);
     let before = host.pid("kv");
     host.kill_daemon();
-    assert!(std::path::Path::new(&format!("/proc/{before}")).exists(), "kv died with the daemon");
+    assert!(
+        std::path::Path::new(&format!("/proc/{before}")).exists(),
+        "kv died with the daemon"
+    );
     host.start_daemon();
     host.wait_for_state("kv", "READY");
     assert_eq!(host.pid("kv"), before, "a second copy was started");

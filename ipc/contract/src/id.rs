@@ -93,9 +93,15 @@ impl ContractId {
     /// The contract called `name` in its major version `major`.
     pub fn new(name: &str, major: u16) -> Result<Self, InvalidId> {
         if is_name(name) {
-            Ok(Self { name: name.to_owned(), major })
+            Ok(Self {
+                name: name.to_owned(),
+                major,
+            })
         } else {
-            Err(InvalidId { text: name.to_owned(), expected: "a contract name like `kv`" })
+            Err(InvalidId {
+                text: name.to_owned(),
+                expected: "a contract name like `kv`",
+            })
         }
     }
 
@@ -174,7 +180,10 @@ impl Attempt {
 
     /// The first attempt number of the daemon's run number `run`.
     pub fn first_of_run(run: u32) -> Self {
-        assert!(run < 1 << (Self::BITS - Self::RUN_BITS), "the daemon's runs are used up");
+        assert!(
+            run < 1 << (Self::BITS - Self::RUN_BITS),
+            "the daemon's runs are used up"
+        );
         Self((u64::from(run) << Self::RUN_BITS) | 1)
     }
 }
@@ -216,7 +225,18 @@ mod tests {
         for good in ["kv", "a", "hotel-rate", "x9"] {
             assert_eq!(good.parse::<ServiceName>().unwrap().as_str(), good);
         }
-        for bad in ["", "Kv", "9x", "kv-", "-kv", "a/b", "..", "all", "a b", &"a".repeat(33)] {
+        for bad in [
+            "",
+            "Kv",
+            "9x",
+            "kv-",
+            "-kv",
+            "a/b",
+            "..",
+            "all",
+            "a b",
+            &"a".repeat(33),
+        ] {
             assert!(bad.parse::<ServiceName>().is_err(), "{bad:?}");
         }
     }

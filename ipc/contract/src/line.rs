@@ -51,7 +51,9 @@ pub enum FrameError {
 impl std::fmt::Display for FrameError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TooLong(bytes) => write!(f, "frame of {bytes} bytes, at most {FRAME_MAX} allowed"),
+            Self::TooLong(bytes) => {
+                write!(f, "frame of {bytes} bytes, at most {FRAME_MAX} allowed")
+            }
             Self::Protocol(v) => write!(f, "frame in protocol {v}, this side speaks {PROTOCOL}"),
             Self::Malformed => f.write_str("malformed frame"),
         }
@@ -67,9 +69,16 @@ pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
         protocol: u16,
         message: &'a M,
     }
-    let bytes = postcard::to_stdvec(&Borrowed { protocol: PROTOCOL, message })
-        .map_err(|_| FrameError::Malformed)?;
-    if bytes.len() > FRAME_MAX { Err(FrameError::TooLong(bytes.len())) } else { Ok(bytes) }
+    let bytes = postcard::to_stdvec(&Borrowed {
+        protocol: PROTOCOL,
+        message,
+    })
+    .map_err(|_| FrameError::Malformed)?;
+    if bytes.len() > FRAME_MAX {
+        Err(FrameError::TooLong(bytes.len()))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Decodes one frame; every byte must belong to it.
@@ -83,7 +92,11 @@ pub fn decode<M: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<M, FrameError>
         return Err(FrameError::Protocol(protocol));
     }
     let (message, rest) = postcard::take_from_bytes(rest).map_err(|_| FrameError::Malformed)?;
-    if rest.is_empty() { Ok(message) } else { Err(FrameError::Malformed) }
+    if rest.is_empty() {
+        Ok(message)
+    } else {
+        Err(FrameError::Malformed)
+    }
 }
 
 /// A contract that a service offers or uses, with the hash of its view of the schema.
@@ -251,18 +264,27 @@ mod tests {
 
     #[test]
     fn a_frame_reads_what_it_wrote_and_nothing_else() {
-        let message = FromService::Late { contract: "kv@1".parse().unwrap(), waited_ms: 7 };
+        let message = FromService::Late {
+            contract: "kv@1".parse().unwrap(),
+            waited_ms: 7,
+        };
         let bytes = encode(&message).unwrap();
         assert_eq!(decode::<FromService>(&bytes), Ok(message));
         let mut longer = bytes.clone();
         longer.push(0);
         assert_eq!(decode::<FromService>(&longer), Err(FrameError::Malformed));
-        assert_eq!(decode::<FromService>(&bytes[..bytes.len() - 1]), Err(FrameError::Malformed));
+        assert_eq!(
+            decode::<FromService>(&bytes[..bytes.len() - 1]),
+            Err(FrameError::Malformed)
+        );
         let mut other = bytes;
         other[0] = 9;
         assert_eq!(decode::<FromService>(&other), Err(FrameError::Protocol(9)));
         let long = vec![1; FRAME_MAX + 1];
-        assert_eq!(decode::<FromService>(&long), Err(FrameError::TooLong(FRAME_MAX + 1)));
+        assert_eq!(
+            decode::<FromService>(&long),
+            Err(FrameError::TooLong(FRAME_MAX + 1))
+        );
     }
 
     #[test]
@@ -270,7 +292,10 @@ mod tests {
         let hello = FromService::Hello {
             attempt: Attempt(300),
             transport: 1,
-            provides: vec![ContractView { contract: "kv@1".parse().unwrap(), schema: 5 }],
+            provides: vec![ContractView {
+                contract: "kv@1".parse().unwrap(),
+                schema: 5,
+            }],
             requires: vec![],
             data_schema: 2,
             leadership: Leadership::Leading(Epoch(4)),

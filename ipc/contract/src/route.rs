@@ -87,7 +87,11 @@ pub struct Target {
 
 impl Target {
     /// Nobody has served yet.
-    pub const NONE: Self = Self { state: RouteState::Gone, attempt: Attempt(0), slot: 0 };
+    pub const NONE: Self = Self {
+        state: RouteState::Gone,
+        attempt: Attempt(0),
+        slot: 0,
+    };
 
     /// The word that lies in the table.
     pub fn to_word(self) -> u64 {
@@ -136,7 +140,11 @@ mod tests {
         for state in [RouteState::Gone, RouteState::Serve, RouteState::Hold] {
             for attempt in [0, 1, (1 << Attempt::BITS) - 1] {
                 for slot in [0, 7, 255] {
-                    let target = Target { state, attempt: Attempt(attempt), slot };
+                    let target = Target {
+                        state,
+                        attempt: Attempt(attempt),
+                        slot,
+                    };
                     assert_eq!(Target::from_word(target.to_word()), target);
                 }
             }

@@ -14,7 +14,7 @@ use insula_ipc::server::Waker;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockaddrLike, UnixAddr, accept4, getsockname, SockFlag};
+use nix::sys::socket::{AddressFamily, SockFlag, SockaddrLike, UnixAddr, accept4, getsockname};
 
 use crate::runtime::{Shared, Welcomed};
 
@@ -78,12 +78,7 @@ pub(crate) fn signals() -> nix::Result<SignalFd> {
 }
 
 /// Runs until the process ends.
-pub(crate) fn keep(
-    shared: &Shared,
-    listener: &OwnedFd,
-    signals: &SignalFd,
-    commands: &Commands,
-) {
+pub(crate) fn keep(shared: &Shared, listener: &OwnedFd, signals: &SignalFd, commands: &Commands) {
     let mut line: Option<Arc<OwnedFd>> = None;
     let mut stopped = false;
     loop {
@@ -129,7 +124,10 @@ pub(crate) fn keep(
     }
 }
 
-#[expect(unsafe_code, reason = "nix gives the accepted descriptor as a bare number")]
+#[expect(
+    unsafe_code,
+    reason = "nix gives the accepted descriptor as a bare number"
+)]
 fn accept(shared: &Shared, listener: &OwnedFd) -> Option<Arc<OwnedFd>> {
     use std::os::fd::AsRawFd;
     match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
@@ -167,13 +165,18 @@ fn hear(shared: &Shared, line: &OwnedFd, commands: &Commands) -> bool {
             shared.change(|state| {
                 // A later supervisor gives the same table again.
                 state.routes.get_or_insert_with(|| Arc::new(routes));
-                state.welcomed = Some(Welcomed { slot, spin: Duration::from_nanos(spin_ns) });
+                state.welcomed = Some(Welcomed {
+                    slot,
+                    spin: Duration::from_nanos(spin_ns),
+                });
             });
             commands.give(Command::Welcome);
         }
         (ToService::Serve(edge), Some(page)) => commands.give(Command::Serve(edge, page)),
         (ToService::Use(used), Some(page)) => shared.change(|state| {
-            let (Some(routes), Some(welcomed)) = (&state.routes, &state.welcomed) else { return };
+            let (Some(routes), Some(welcomed)) = (&state.routes, &state.welcomed) else {
+                return;
+            };
             if state.edges.contains_key(&used.contract) {
                 return;
             }

@@ -104,7 +104,10 @@ impl Shared {
                 return Some(found);
             }
             state = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return None,
                 Some(left) => {
                     let waited = self.changed.wait_timeout(state, left);
@@ -166,7 +169,9 @@ impl Runtime {
     pub fn edge<C: Contract>(&self, wait: Duration) -> Result<Edge, UseError> {
         let contract = C::id();
         self.shared
-            .wait(Some(Instant::now() + wait), |state| state.edges.get(&contract).cloned())
+            .wait(Some(Instant::now() + wait), |state| {
+                state.edges.get(&contract).cloned()
+            })
             .ok_or(UseError::NoEdge(contract))
     }
 
@@ -174,7 +179,10 @@ impl Runtime {
     pub fn connection<C: Contract>(&self, wait: Duration) -> Result<Connection, UseError> {
         self.edge::<C>(wait)?
             .connect::<C>()
-            .map_err(|source| UseError::Connect { contract: C::id(), source })
+            .map_err(|source| UseError::Connect {
+                contract: C::id(),
+                source,
+            })
     }
 
     /// Tells the supervisor that the service can do its work.
@@ -186,7 +194,10 @@ impl Runtime {
     /// Tells the supervisor that a request waits too long at a contract's provider.
     pub fn late(&self, contract: ContractId, waited: Duration) {
         let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-        self.shared.say(&FromService::Late { contract, waited_ms });
+        self.shared.say(&FromService::Late {
+            contract,
+            waited_ms,
+        });
     }
 
     /// Waits until the supervisor wants the service to finish what it accepted and to end.

@@ -112,22 +112,22 @@ impl Service {
     /// Provides a contract from the main thread until the process is to end.
     ///
     /// `set_up` opens what is needed; the service is ready when it returns.
-    pub fn serve<D, J>(
-        self,
-        set_up: impl FnOnce(&Context) -> Result<(D, J), Failure>,
-    ) -> ExitCode
+    pub fn serve<D, J>(self, set_up: impl FnOnce(&Context) -> Result<(D, J), Failure>) -> ExitCode
     where
         D: Dispatch,
         J: Writes,
     {
-        self.live(vec![view::<D::Contract>()], |context, commands, received| {
-            if J::NEEDS_LEADER {
-                let shared = &context.runtime.shared;
-                shared.change(|state| state.leadership = Some(Leadership::Following));
-            }
-            let (dispatch, journal) = set_up(&context)?;
-            Provider::new(&context, commands, dispatch, journal)?.run(received)
-        })
+        self.live(
+            vec![view::<D::Contract>()],
+            |context, commands, received| {
+                if J::NEEDS_LEADER {
+                    let shared = &context.runtime.shared;
+                    shared.change(|state| state.leadership = Some(Leadership::Following));
+                }
+                let (dispatch, journal) = set_up(&context)?;
+                Provider::new(&context, commands, dispatch, journal)?.run(received)
+            },
+        )
     }
 
     /// Runs a program with a main loop of its own; it says [`Runtime::ready`] when it is, and
@@ -155,11 +155,16 @@ impl Service {
             self.data_schema,
         ));
         let (sender, received) = mpsc::channel();
-        let commands = Commands { sender, waker: Arc::new(OnceLock::new()) };
+        let commands = Commands {
+            sender,
+            waker: Arc::new(OnceLock::new()),
+        };
         let context = Context {
             data: environment.data,
             release: environment.release,
-            runtime: Runtime { shared: shared.clone() },
+            runtime: Runtime {
+                shared: shared.clone(),
+            },
         };
         let lived = line::signals().map_err(Failure::from).and_then(|signals| {
             let (kept, ways) = (shared.clone(), commands.clone());
@@ -186,7 +191,10 @@ impl Service {
 }
 
 fn view<C: Contract>() -> ContractView {
-    ContractView { contract: C::id(), schema: C::schema().hash() }
+    ContractView {
+        contract: C::id(),
+        schema: C::schema().hash(),
+    }
 }
 
 struct Environment {
@@ -204,7 +212,10 @@ impl Environment {
         let service: ServiceName = service.parse().ok()?;
         let environment = Self {
             attempt,
-            instance: Instance { service, index: index.parse().ok()? },
+            instance: Instance {
+                service,
+                index: index.parse().ok()?,
+            },
             data: std::env::var_os(ENV_DATA)?.into(),
             release: std::env::var("INSULA_RELEASE").unwrap_or_default(),
         };
@@ -227,12 +238,21 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
         let shared = &*context.runtime.shared;
         let welcomed = shared
             .wait(None, |state| {
-                state.welcomed.clone().map(Some).or_else(|| state.stopping.then_some(None))
+                state
+                    .welcomed
+                    .clone()
+                    .map(Some)
+                    .or_else(|| state.stopping.then_some(None))
             })
             .flatten()
             .ok_or("stopped before the supervisor said welcome")?;
-        let mut server =
-            Server::new(shared.attempt, welcomed.slot, welcomed.spin, dispatch, journal);
+        let mut server = Server::new(
+            shared.attempt,
+            welcomed.slot,
+            welcomed.spin,
+            dispatch,
+            journal,
+        );
         if J::NEEDS_LEADER {
             server.lead(false);
         }
@@ -288,7 +308,8 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
                 self.server.journal_mut().lead(epoch)?;
                 self.server.lead(true);
                 let leadership = Leadership::Leading(epoch);
-                self.shared.change(|state| state.leadership = Some(leadership));
+                self.shared
+                    .change(|state| state.leadership = Some(leadership));
                 self.shared.say(&FromService::Leading { epoch });
             }
             Command::Yield(epoch) => {
@@ -311,7 +332,8 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
     fn give_up(&mut self) -> Result<(), StoreError> {
         if J::NEEDS_LEADER {
             self.server.journal_mut().give_up()?;
-            self.shared.change(|state| state.leadership = Some(Leadership::Following));
+            self.shared
+                .change(|state| state.leadership = Some(Leadership::Following));
         }
         Ok(())
     }

@@ -101,7 +101,12 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { durability: Durability::Grouped, size_max: 4 << 30, schema: 1, tables_max: 16 }
+        Self {
+            durability: Durability::Grouped,
+            size_max: 4 << 30,
+            schema: 1,
+            tables_max: 16,
+        }
     }
 }
 
@@ -238,7 +243,10 @@ impl Store {
         let mut txn = self.inner.env.write_txn()?;
         let current = meta::epoch(&self.inner.meta, &txn)?;
         if current >= epoch && self.inner.epoch.get() != Some(epoch) {
-            return Err(StoreError::Fenced { ours: epoch, current });
+            return Err(StoreError::Fenced {
+                ours: epoch,
+                current,
+            });
         }
         meta::set_epoch(&self.inner.meta, &mut txn, epoch)?;
         txn.commit()?;
@@ -353,7 +361,9 @@ impl Store {
 
     /// Copies it, as it is now, into a file, while it is written on.
     pub fn copy_to(&self, file: &Path) -> Result<(), StoreError> {
-        self.inner.env.copy_to_path(file, heed::CompactionOption::Enabled)?;
+        self.inner
+            .env
+            .copy_to_path(file, heed::CompactionOption::Enabled)?;
         Ok(())
     }
 }
@@ -410,7 +420,9 @@ fn sync_every(env: &'static Env<WithoutTls>, every: Duration, unsynced: Arc<Atom
             }
         }
     };
-    let spawned = std::thread::Builder::new().name("sync".to_owned()).spawn(sync);
+    let spawned = std::thread::Builder::new()
+        .name("sync".to_owned())
+        .spawn(sync);
     if let Err(error) = spawned {
         tracing::error!(%error, "cannot start the thread that syncs the store");
         std::process::abort();

@@ -27,17 +27,25 @@ pub(crate) struct BadCursor;
 pub(crate) type Page<'a> = (Vec<Entry<'a>>, Option<Vec<u8>>);
 
 fn number(bytes: Option<&[u8]>) -> u64 {
-    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_be_bytes)
 }
 
 fn found(bytes: &[u8]) -> Option<Found<'_>> {
     let (revision, value) = bytes.split_first_chunk()?;
-    Some(Found { revision: u64::from_be_bytes(*revision), value })
+    Some(Found {
+        revision: u64::from_be_bytes(*revision),
+        value,
+    })
 }
 
 impl Entries {
     pub(crate) fn open(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self { entries: store.table("entries")?, figures: store.table("figures")? })
+        Ok(Self {
+            entries: store.table("entries")?,
+            figures: store.table("figures")?,
+        })
     }
 
     pub(crate) fn get<'a>(
@@ -61,7 +69,8 @@ impl Entries {
         bytes.extend_from_slice(&revision.to_be_bytes());
         bytes.extend_from_slice(value);
         self.entries.put(writer, key, &bytes)?;
-        self.figures.put(writer, REVISION, &revision.to_be_bytes())?;
+        self.figures
+            .put(writer, REVISION, &revision.to_be_bytes())?;
         self.count(writer, before, (key.len() + value.len()) as u64)?;
         Ok(revision)
     }
@@ -73,7 +82,8 @@ impl Entries {
         if existed {
             // A key that is put anew must not get a revision that it had.
             let revision = number(self.figures.look(writer, REVISION)?) + 1;
-            self.figures.put(writer, REVISION, &revision.to_be_bytes())?;
+            self.figures
+                .put(writer, REVISION, &revision.to_be_bytes())?;
             self.count(writer, before, 0)?;
         }
         Ok(existed)
@@ -86,7 +96,11 @@ impl Entries {
         expected: Expected,
         value: &[u8],
     ) -> Result<Swap, StoreError> {
-        let current = self.entries.look(writer, key)?.and_then(found).map(|found| found.revision);
+        let current = self
+            .entries
+            .look(writer, key)?
+            .and_then(found)
+            .map(|found| found.revision);
         let as_expected = match expected {
             Expected::Absent => current.is_none(),
             Expected::Revision(revision) => current == Some(revision),
@@ -94,7 +108,9 @@ impl Entries {
         if !as_expected {
             return Ok(Swap::Conflict { current });
         }
-        Ok(Swap::Swapped { revision: self.put(writer, key, value)? })
+        Ok(Swap::Swapped {
+            revision: self.put(writer, key, value)?,
+        })
     }
 
     /// Bytes of a key and its value.
@@ -110,7 +126,10 @@ impl Entries {
 
     /// Entries, and bytes of all keys and values.
     pub(crate) fn figures(&self, reader: &Reader<'_>) -> Result<(u64, u64), StoreError> {
-        Ok((self.entries.len(reader)?, number(self.figures.get(reader, BYTES)?)))
+        Ok((
+            self.entries.len(reader)?,
+            number(self.figures.get(reader, BYTES)?),
+        ))
     }
 
     /// A page of entries; a cursor is the key of the last entry that was given.
@@ -132,13 +151,23 @@ impl Entries {
         if to.as_deref().is_some_and(|to| to <= from.as_slice()) {
             return Ok(Ok((Vec::new(), None)));
         }
-        let begin = if begin == Bound::Included(&[]) { Bound::Unbounded } else { begin };
+        let begin = if begin == Bound::Included(&[]) {
+            Bound::Unbounded
+        } else {
+            begin
+        };
         let mut entries: Vec<Entry<'a>> = Vec::new();
         let mut weight = 0;
         for entry in self.entries.range(reader, begin, end)? {
             let (key, bytes) = entry?;
-            let Some(Found { revision, value }) = found(bytes) else { continue };
-            let entry = Entry { key, revision, value };
+            let Some(Found { revision, value }) = found(bytes) else {
+                continue;
+            };
+            let entry = Entry {
+                key,
+                revision,
+                value,
+            };
             weight += entry.weight();
             if entries.len() == limit || weight > PAGE_WEIGHT {
                 let next = entries.last().map(|last| last.key.to_vec());

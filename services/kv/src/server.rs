@@ -19,7 +19,11 @@ pub(crate) struct Kv {
 
 impl Kv {
     pub(crate) fn open(store: Store, release: &str) -> Result<Self, StoreError> {
-        Ok(Self { entries: Entries::open(&store)?, store, release: release.to_owned() })
+        Ok(Self {
+            entries: Entries::open(&store)?,
+            store,
+            release: release.to_owned(),
+        })
     }
 }
 
@@ -27,7 +31,9 @@ fn check_key(key: &[u8]) -> Result<(), KvError> {
     if key.is_empty() {
         Err(KvError::KeyEmpty)
     } else if key.len() > KEY_MAX {
-        Err(KvError::KeyTooLong { max: KEY_MAX as u32 })
+        Err(KvError::KeyTooLong {
+            max: KEY_MAX as u32,
+        })
     } else {
         Ok(())
     }
@@ -36,7 +42,9 @@ fn check_key(key: &[u8]) -> Result<(), KvError> {
 fn check(key: &[u8], value: &[u8]) -> Result<(), KvError> {
     check_key(key)?;
     if value.len() > VALUE_MAX {
-        return Err(KvError::ValueTooLong { max: VALUE_MAX as u32 });
+        return Err(KvError::ValueTooLong {
+            max: VALUE_MAX as u32,
+        });
     }
     Ok(())
 }
@@ -67,7 +75,9 @@ impl KvServer for Kv {
         if let Err(error) = check(request.key, request.value) {
             return reply.fail(&error);
         }
-        let put = self.store.write(|w| self.entries.put(w, request.key, request.value));
+        let put = self
+            .store
+            .write(|w| self.entries.put(w, request.key, request.value));
         match put {
             Ok(revision) => reply.send(&Written { revision }),
             Err(error) => reply.fail(&failed(&error)),
@@ -95,11 +105,18 @@ impl KvServer for Kv {
         request: CompareAndSwap<'_>,
         reply: Reply<'_, kv::CompareAndSwap>,
     ) -> Answer {
-        let CompareAndSwap { key, expected, value } = request;
+        let CompareAndSwap {
+            key,
+            expected,
+            value,
+        } = request;
         if let Err(error) = check(key, value) {
             return reply.fail(&error);
         }
-        match self.store.write(|w| self.entries.compare_and_swap(w, key, expected, value)) {
+        match self
+            .store
+            .write(|w| self.entries.compare_and_swap(w, key, expected, value))
+        {
             Ok(swap) => reply.send(&swap),
             Err(error) => reply.fail(&failed(&error)),
         }
@@ -108,13 +125,20 @@ impl KvServer for Kv {
     fn scan(&mut self, _: &CallContext, request: Scan<'_>, reply: Reply<'_, kv::Scan>) -> Answer {
         let limit = request.limit as usize;
         if !(1..=PAGE_ENTRIES).contains(&limit) {
-            return reply.fail(&KvError::LimitOutOfRange { max: PAGE_ENTRIES as u32 });
+            return reply.fail(&KvError::LimitOutOfRange {
+                max: PAGE_ENTRIES as u32,
+            });
         }
         let mut reply = Some(reply);
         let answered = self.store.read(|reader| {
-            let page = self.entries.page(reader, request.keys, limit, request.cursor)?;
+            let page = self
+                .entries
+                .page(reader, request.keys, limit, request.cursor)?;
             Ok(reply.take().map(|reply| match page {
-                Ok((entries, next)) => reply.send(&Page { entries, next: next.as_deref() }),
+                Ok((entries, next)) => reply.send(&Page {
+                    entries,
+                    next: next.as_deref(),
+                }),
                 Err(BadCursor) => reply.fail(&KvError::BadCursor),
             }))
         });
@@ -138,10 +162,7 @@ impl KvServer for Kv {
 }
 
 /// The answer that a look at the store gave, or the reason why it gave none.
-fn finish<M>(
-    answered: Result<Option<Answer>, StoreError>,
-    reply: Option<Reply<'_, M>>,
-) -> Answer
+fn finish<M>(answered: Result<Option<Answer>, StoreError>, reply: Option<Reply<'_, M>>) -> Answer
 where
     M: insula::ipc::contract::Method<Contract = kv_contract::Kv>,
 {

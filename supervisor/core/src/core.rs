@@ -68,8 +68,8 @@ pub struct Stored {
     pub releases: Vec<ServiceSpec>,
     /// The records that hold now.
     pub records: Vec<Record>,
-    /// The attempts that still run.
-    pub alive: BTreeSet<Attempt>,
+    /// The attempts that still run, with their process ids, for people.
+    pub alive: BTreeMap<Attempt, i32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,14 +271,14 @@ impl Core {
         &mut self,
         turn: &mut Turn,
         began: BTreeMap<Attempt, (ServiceName, Version, u8)>,
-        alive: &BTreeSet<Attempt>,
+        alive: &BTreeMap<Attempt, i32>,
     ) {
         for (attempt, (name, version, slot)) in began.into_iter().rev() {
             let known = self
                 .services
                 .get_mut(&name)
                 .filter(|service| service.releases.contains_key(&version));
-            let (Some(service), true) = (known, alive.contains(&attempt)) else {
+            let (Some(service), Some(pid)) = (known, alive.get(&attempt)) else {
                 turn.records.push(Record::Ended { attempt });
                 turn.actions.push(Action::Forget { attempt });
                 continue;
@@ -286,6 +286,7 @@ impl Core {
             let deadline = turn.now + service.releases[&version].ready_timeout;
             let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
             process.phase = Phase::Starting;
+            process.pid = Some(*pid);
             self.attempts.insert(attempt, name.clone());
             if service.place == Place::Stopped && process.version == service.active {
                 service.place = Place::Up(process);

@@ -134,6 +134,8 @@ pub struct Process {
     pub greeted: bool,
     /// Whether it owes no answer: it drained, or yielded, and was not put on a route since.
     pub drained: bool,
+    /// Whether it was ever on its routes.
+    pub was_ready: bool,
     /// Whether it was ever told to lead its store.
     pub led: bool,
     /// Whether the supervisor told it to go; its end then says nothing about it.
@@ -161,6 +163,7 @@ impl Process {
             pid: None,
             greeted: false,
             drained: false,
+            was_ready: false,
             led: false,
             dismissed: false,
             blame: None,
@@ -190,7 +193,10 @@ impl Process {
             self.deadline = deadline;
         }
         match phase {
-            Phase::Ready => self.drained = false,
+            Phase::Ready => {
+                self.drained = false;
+                self.was_ready = true;
+            }
             Phase::Leading(_) => {
                 self.drained = false;
                 self.led = true;

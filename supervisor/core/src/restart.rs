@@ -2,7 +2,8 @@
 //!
 //! The first end after a stable time is followed by a start at once. Each further one waits twice
 //! as long as the one before, with up to a quarter of jitter, to a cap. More than the allowed
-//! number of ends within the window is a crash loop, ready in between or not.
+//! number of ends within the window is a crash loop, ready in between or not; one that ends some
+//! times in a row without ever being ready is left down earlier.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct RestartLimits {
     pub cap: Duration,
     /// Running as long as this forgets earlier failures.
     pub stable: Duration,
+    /// Ends in a row before it was ever ready, after which it is left down.
+    pub start_tries: u32,
     /// Restarts allowed within the window.
     pub intensity: usize,
     /// The window.
@@ -30,6 +33,7 @@ impl Default for RestartLimits {
             base: Duration::from_millis(100),
             cap: Duration::from_secs(30),
             stable: Duration::from_secs(10),
+            start_tries: 4,
             intensity: 10,
             window: Duration::from_secs(60),
         }
@@ -44,6 +48,8 @@ pub enum Verdict {
     Again(Duration),
     /// Too many ends in the window: leave it until a person clears it.
     CrashLoop,
+    /// It never became ready, too often in a row: leave it until a person clears it.
+    NeverReady,
 }
 
 /// The ends of one place.
@@ -51,6 +57,7 @@ pub enum Verdict {
 pub struct RestartHistory {
     ends: VecDeque<Time>,
     in_a_row: u32,
+    never_ready: u32,
     /// All restarts since the service was started by a person, for `status`.
     pub restarts: u64,
 }
@@ -60,6 +67,7 @@ impl RestartHistory {
     pub fn ended(
         &mut self,
         limits: &RestartLimits,
+        was_ready: bool,
         launched: Time,
         now: Time,
         chance: u64,
@@ -75,8 +83,12 @@ impl RestartHistory {
             self.ends.pop_front();
         }
         self.ends.push_back(now);
+        self.never_ready = if was_ready { 0 } else { self.never_ready + 1 };
         if self.ends.len() > limits.intensity {
             return Verdict::CrashLoop;
+        }
+        if self.never_ready >= limits.start_tries {
+            return Verdict::NeverReady;
         }
         self.restarts += 1;
         let wait = match self.in_a_row {
@@ -106,16 +118,33 @@ mod tests {
         base: Duration::from_millis(100),
         cap: Duration::from_millis(800),
         stable: Duration::from_secs(10),
+        start_tries: 100,
         intensity: 6,
         window: Duration::from_secs(60),
     };
 
     fn wait(history: &mut RestartHistory, launched: u64, now: u64) -> Option<u64> {
         let ms = |t: u64| Time(t * 1_000_000);
-        match history.ended(&LIMITS, ms(launched), ms(now), 0) {
+        match history.ended(&LIMITS, true, ms(launched), ms(now), 0) {
             Verdict::Again(wait) => Some(u64::try_from(wait.as_millis()).unwrap()),
-            Verdict::CrashLoop => None,
+            Verdict::CrashLoop | Verdict::NeverReady => None,
         }
+    }
+
+    #[test]
+    fn what_never_gets_ready_is_left_down_after_some_tries() {
+        let limits = RestartLimits {
+            start_tries: 3,
+            ..LIMITS
+        };
+        let mut history = RestartHistory::default();
+        let mut end = |ready| history.ended(&limits, ready, Time(0), Time(5), 0);
+        assert!(matches!(end(false), Verdict::Again(_)));
+        assert!(matches!(end(false), Verdict::Again(_)));
+        assert!(matches!(end(true), Verdict::Again(_)));
+        assert!(matches!(end(false), Verdict::Again(_)));
+        assert!(matches!(end(false), Verdict::Again(_)));
+        assert_eq!(end(false), Verdict::NeverReady);
     }
 
     #[test]
@@ -162,7 +191,8 @@ mod tests {
                 in_a_row: 1,
                 ..RestartHistory::default()
             };
-            let Verdict::Again(wait) = history.ended(&LIMITS, Time(0), Time(5), chance) else {
+            let Verdict::Again(wait) = history.ended(&LIMITS, true, Time(0), Time(5), chance)
+            else {
                 panic!("no crash loop yet");
             };
             assert!(

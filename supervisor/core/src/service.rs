@@ -704,10 +704,13 @@ impl Service {
             return;
         }
         let chance = turn.ids.next_chance();
-        match self
-            .history
-            .ended(&turn.limits, process.launched, turn.now, chance)
-        {
+        match self.history.ended(
+            &turn.limits,
+            process.was_ready,
+            process.launched,
+            turn.now,
+            chance,
+        ) {
             Verdict::Again(wait) => {
                 let state = if wait <= HOLD_AT_MOST {
                     RouteState::Hold
@@ -719,14 +722,26 @@ impl Service {
                     until: turn.now + wait,
                 };
                 turn.dirty.insert(self.name.clone());
+                if !process.was_ready {
+                    // Whoever waits for the start is told at once; it is tried again meanwhile.
+                    let text = format!("{} before it was ready", ended(&reason, outcome));
+                    self.fail_orders(turn, RefusalKind::AbnormalTermination, &text);
+                }
             }
-            Verdict::CrashLoop => {
-                let text = format!(
-                    "ended {} times within {} s, last: {}",
-                    turn.limits.intensity + 1,
-                    turn.limits.window.as_secs(),
-                    ended(&reason, outcome)
-                );
+            verdict @ (Verdict::CrashLoop | Verdict::NeverReady) => {
+                let last = ended(&reason, outcome);
+                let text = if verdict == Verdict::NeverReady {
+                    format!(
+                        "never ready in {} starts, last: {last}",
+                        turn.limits.start_tries
+                    )
+                } else {
+                    format!(
+                        "ended {} times within {} s, last: {last}",
+                        turn.limits.intensity + 1,
+                        turn.limits.window.as_secs(),
+                    )
+                };
                 self.publish_state(turn, RouteState::Gone, drained);
                 self.fail_orders(turn, RefusalKind::AbnormalTermination, &text);
                 turn.note(&self.name, format!("is left down: {text}"));

@@ -87,7 +87,14 @@ fn tail(path: &Path, lines: usize) -> io::Result<(Vec<u8>, u64)> {
         .filter(|(_, byte)| **byte == b'\n')
         .nth(lines.saturating_sub(1))
         .map_or(0, |(at, _)| at + 1);
-    Ok((if lines == 0 { Vec::new() } else { bytes.split_off(start) }, end))
+    Ok((
+        if lines == 0 {
+            Vec::new()
+        } else {
+            bytes.split_off(start)
+        },
+        end,
+    ))
 }
 
 /// At most a chunk of what follows `at`; from the start where the file became shorter.
@@ -118,7 +125,11 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             let (tail, end) = tail(&path, lines).unwrap();
-            assert_eq!(String::from_utf8(tail).unwrap(), expected, "{text:?} {lines}");
+            assert_eq!(
+                String::from_utf8(tail).unwrap(),
+                expected,
+                "{text:?} {lines}"
+            );
             assert_eq!(end, text.len() as u64);
         }
     }

@@ -65,7 +65,10 @@ impl Api {
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Answer> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(make(reply)).await.map_err(|_| Answer::ending())?;
+        self.asks
+            .send(make(reply))
+            .await
+            .map_err(|_| Answer::ending())?;
         answer.await.map_err(|_| Answer::ending())
     }
 }
@@ -145,14 +148,14 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/services/{name}/{verb}", post(order))
         .layer(from_fn(authorise))
         .with_state(api);
-    axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>()).await
+    axum::serve(
+        listener,
+        routes.into_make_service_with_connect_info::<Peer>(),
+    )
+    .await
 }
 
-async fn authorise(
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn authorise(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
     let own = nix::unistd::geteuid().as_raw();
     let allowed = peer.uid.is_some_and(|uid| uid == 0 || uid == own);
     let change = request.method() != axum::http::Method::GET;
@@ -248,7 +251,14 @@ async fn order(
             return Answer::Refused(refusal).into_response();
         }
     };
-    match api.ask(|reply| Ask::Order { service, order, reply }).await {
+    match api
+        .ask(|reply| Ask::Order {
+            service,
+            order,
+            reply,
+        })
+        .await
+    {
         Ok(result) => Answer::from(result).into_response(),
         Err(answer) => answer.into_response(),
     }
@@ -264,7 +274,15 @@ pub struct InstallRequest {
 /// Answers with a line of JSON per piece of news, the last one being the end.
 async fn install(State(api): State<Api>, Json(request): Json<InstallRequest>) -> Response {
     let (news, mut receiver) = mpsc::unbounded_channel();
-    if api.asks.send(Ask::Install { path: request.path, news }).await.is_err() {
+    if api
+        .asks
+        .send(Ask::Install {
+            path: request.path,
+            news,
+        })
+        .await
+        .is_err()
+    {
         return Answer::ending().into_response();
     }
     let stream = futures_util::stream::poll_fn(move |cx| {
@@ -276,5 +294,9 @@ async fn install(State(api): State<Api>, Json(request): Json<InstallRequest>) ->
             })
         })
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream)).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(stream),
+    )
+        .into_response()
 }

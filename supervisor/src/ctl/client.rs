@@ -57,7 +57,9 @@ pub(super) enum ClientError {
 }
 
 fn talk(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
-    ClientError::Talk { source: source.into() }
+    ClientError::Talk {
+        source: source.into(),
+    }
 }
 
 /// Where the daemon listens.
@@ -68,7 +70,9 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(paths: &Paths) -> Self {
-        Self { socket: paths.run().join(SOCKET) }
+        Self {
+            socket: paths.run().join(SOCKET),
+        }
     }
 
     fn socket(&self) -> &Path {
@@ -83,9 +87,14 @@ impl Client {
     ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(self.socket()).await.map_err(|source| {
             if source.kind() == io::ErrorKind::PermissionDenied {
-                ClientError::Forbidden { path: self.socket.clone() }
+                ClientError::Forbidden {
+                    path: self.socket.clone(),
+                }
             } else {
-                ClientError::Connect { path: self.socket.clone(), source }
+                ClientError::Connect {
+                    path: self.socket.clone(),
+                    source,
+                }
             }
         })?;
         let (mut sender, connection) =
@@ -100,7 +109,9 @@ impl Client {
             .map_err(talk)?;
         let response = sender.send_request(request).await.map_err(talk)?;
         if response.status() == StatusCode::FORBIDDEN {
-            return Err(ClientError::Forbidden { path: self.socket.clone() });
+            return Err(ClientError::Forbidden {
+                path: self.socket.clone(),
+            });
         }
         Ok(response)
     }
@@ -119,7 +130,12 @@ impl Client {
 
 async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
     let status = response.status();
-    let bytes = response.into_body().collect().await.map_err(talk)?.to_bytes();
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(talk)?
+        .to_bytes();
     serde_json::from_slice(&bytes).map_err(|_| ClientError::Answer {
         status,
         text: String::from_utf8_lossy(&bytes).chars().take(200).collect(),

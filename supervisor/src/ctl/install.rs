@@ -40,8 +40,17 @@ pub(super) async fn run(client: &Client, path: &Path) -> Result<Exit, ClientErro
     .await?;
     progress.clear();
     Ok(match end {
-        Some(InstallNews::Installed { name, version, hash, already }) => {
-            let word = if already { "already installed" } else { "installed" };
+        Some(InstallNews::Installed {
+            name,
+            version,
+            hash,
+            already,
+        }) => {
+            let word = if already {
+                "already installed"
+            } else {
+                "installed"
+            };
             println!("{name} {version}: {word} ({})", &hash[..hash.len().min(12)]);
             Exit::Done
         }

@@ -19,7 +19,10 @@ pub(super) async fn run(
     read_pieces(response, |piece| {
         let mut stdout = std::io::stdout().lock();
         // `logs | head` is no error.
-        closed |= stdout.write_all(piece).and_then(|()| stdout.flush()).is_err();
+        closed |= stdout
+            .write_all(piece)
+            .and_then(|()| stdout.flush())
+            .is_err();
         if closed {
             std::process::exit(0);
         }

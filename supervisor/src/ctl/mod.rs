@@ -171,7 +171,9 @@ pub fn main() -> ExitCode {
         clap_complete::generate(shell, &mut command, "insulactl", &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -198,7 +200,11 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
             orders::run(&client, orders::Verb::Upgrade(version), &[name]).await
         }
         Verb::Rollback { name } => orders::run(&client, orders::Verb::Rollback, &[name]).await,
-        Verb::Logs { name, lines, follow } => logs::run(&client, &name, lines, follow).await,
+        Verb::Logs {
+            name,
+            lines,
+            follow,
+        } => logs::run(&client, &name, lines, follow).await,
         Verb::Doctor => status::doctor(&client).await,
         Verb::Shutdown => orders::shutdown(&client).await,
         Verb::Completions { .. } => Ok(Exit::Done),

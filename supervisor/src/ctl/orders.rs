@@ -28,7 +28,10 @@ impl Verb {
             Self::Upgrade(None) => "upgrade".to_owned(),
             Self::Upgrade(Some(version)) => {
                 // A `+` of build metadata would be read as a blank.
-                format!("upgrade?version={}", version.to_string().replace('+', "%2B"))
+                format!(
+                    "upgrade?version={}",
+                    version.to_string().replace('+', "%2B")
+                )
             }
             Self::Rollback => "rollback".to_owned(),
         };

@@ -12,7 +12,10 @@ pub(super) async fn run(
     let mut rows: Vec<ReleaseRow> = client.get("/v1/releases").await?;
     rows.retain(|row| names.is_empty() || names.iter().any(|name| name == row.name.as_str()));
     if json {
-        println!("{}", serde_json::to_string_pretty(&rows).unwrap_or_default());
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&rows).unwrap_or_default()
+        );
     } else {
         print!("{}", table(&rows));
     }
@@ -28,7 +31,12 @@ pub(super) async fn run(
 
 fn table(rows: &[ReleaseRow]) -> String {
     let mut text = String::new();
-    let width = rows.iter().map(|row| row.name.as_str().len()).max().unwrap_or(0).max(12);
+    let width = rows
+        .iter()
+        .map(|row| row.name.as_str().len())
+        .max()
+        .unwrap_or(0)
+        .max(12);
     for row in rows {
         let mark = match (row.active, row.previous) {
             (true, _) => "active",
@@ -71,7 +79,11 @@ mod tests {
             active,
             previous,
         };
-        let rows = [row("1.0.0", false, true), row("1.1.0", true, false), row("2.0.0", false, false)];
+        let rows = [
+            row("1.0.0", false, true),
+            row("1.1.0", true, false),
+            row("2.0.0", false, false),
+        ];
         assert_eq!(
             table(&rows),
             "kv            1.0.0       0123456789ab    2.0 KiB  previous\n\

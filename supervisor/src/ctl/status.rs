@@ -25,8 +25,14 @@ pub(super) async fn run(
         names.is_empty() || names.iter().any(|n| n == row.name.as_str() || n == "all")
     });
     if json {
-        let report = Report { schema: 1, services: &rows };
-        println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+        let report = Report {
+            schema: 1,
+            services: &rows,
+        };
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).unwrap_or_default()
+        );
     } else {
         print!("{}", table(&rows));
     }
@@ -45,7 +51,13 @@ pub(super) async fn run(
 
 /// supervisorctl's three columns, then ours.
 fn table(rows: &[Row]) -> String {
-    let width = rows.iter().map(|row| row.name.as_str().len()).max().unwrap_or(0).max(30) + 3;
+    let width = rows
+        .iter()
+        .map(|row| row.name.as_str().len())
+        .max()
+        .unwrap_or(0)
+        .max(30)
+        + 3;
     let mut text = String::new();
     for row in rows {
         text += &format!(
@@ -77,7 +89,12 @@ fn description(row: &Row) -> String {
 }
 
 fn uptime_text(seconds: u64) -> String {
-    let clock = format!("{}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let clock = format!(
+        "{}:{:02}:{:02}",
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60
+    );
     match seconds / 86_400 {
         0 => clock,
         1 => format!("1 day, {clock}"),
@@ -96,9 +113,18 @@ fn remark(row: &Row) -> String {
 pub(super) async fn doctor(client: &Client) -> Result<Exit, ClientError> {
     let walls: Vec<Wall> = client.get("/v1/doctor").await?;
     for wall in &walls {
-        println!("{:4} {:24} {}", if wall.holds { "ok" } else { "LACK" }, wall.name, wall.text);
+        println!(
+            "{:4} {:24} {}",
+            if wall.holds { "ok" } else { "LACK" },
+            wall.name,
+            wall.text
+        );
     }
-    Ok(if walls.iter().all(|wall| wall.holds) { Exit::Done } else { Exit::Failed })
+    Ok(if walls.iter().all(|wall| wall.holds) {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 #[cfg(test)]

@@ -66,9 +66,14 @@ pub(super) async fn accept(listener: AsyncFd<OwnedFd>, news: mpsc::UnboundedSend
 
 fn caller(line: &Line) -> io::Result<Caller> {
     let credentials = getsockopt(line.socket(), sockopt::PeerCredentials)?;
-    let mut gids: std::collections::BTreeSet<u32> = peer_groups(line.socket())?.into_iter().collect();
+    let mut gids: std::collections::BTreeSet<u32> =
+        peer_groups(line.socket())?.into_iter().collect();
     gids.insert(credentials.gid());
-    Ok(Caller { uid: credentials.uid(), gids, pid: credentials.pid() })
+    Ok(Caller {
+        uid: credentials.uid(),
+        gids,
+        pid: credentials.pid(),
+    })
 }
 
 /// The supplementary groups of the process at the other end.
@@ -97,7 +102,10 @@ fn peer_groups(socket: &OwnedFd) -> io::Result<Vec<u32>> {
 impl Driver {
     pub(super) fn welcome_client(&mut self, arrival: Arrival) {
         if self.clients.len() >= CLIENTS_MAX {
-            tracing::warn!(uid = arrival.caller.uid, "too many local clients, one is sent away");
+            tracing::warn!(
+                uid = arrival.caller.uid,
+                "too many local clients, one is sent away"
+            );
             return;
         }
         self.next_client += 1;
@@ -122,7 +130,14 @@ impl Driver {
             }
         });
         let task = task.abort_handle();
-        self.clients.insert(client, ClientLine { caller: arrival.caller, line, task });
+        self.clients.insert(
+            client,
+            ClientLine {
+                caller: arrival.caller,
+                line,
+                task,
+            },
+        );
     }
 
     pub(super) fn resolve(
@@ -130,7 +145,9 @@ impl Driver {
         client: ClientId,
         resolve: Resolve,
     ) -> Result<(), DriverError> {
-        let Some(line) = self.clients.get(&client) else { return Ok(()) };
+        let Some(line) = self.clients.get(&client) else {
+            return Ok(());
+        };
         let caller = line.caller.clone();
         if resolve.transport != TRANSPORT {
             let text = format!(
@@ -154,7 +171,9 @@ impl Driver {
         answer: Result<UsedEdge, String>,
         profile: Option<String>,
     ) {
-        let Some(line) = self.clients.get(&client) else { return };
+        let Some(line) = self.clients.get(&client) else {
+            return;
+        };
         let (line, uid) = (line.line.clone(), line.caller.uid);
         let (resolved, descriptors) = match answer {
             Ok(used) => {

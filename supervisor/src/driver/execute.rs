@@ -24,38 +24,67 @@ impl Driver {
     /// waits for it, and logged where it does not.
     pub(super) fn execute(&mut self, action: Action) {
         match action {
-            Action::Launch { attempt, instance, version, uid, uses } => {
-                match self.launch(attempt, &instance, &version, uid, &uses) {
-                    Ok(pid) => self.pending.push_back(Event::Launched { attempt, pid }),
-                    Err(error) => {
-                        let reason = because("launch failed", &error);
-                        self.pending.push_back(Event::LaunchFailed { attempt, reason });
-                    }
+            Action::Launch {
+                attempt,
+                instance,
+                version,
+                uid,
+                uses,
+            } => match self.launch(attempt, &instance, &version, uid, &uses) {
+                Ok(pid) => self.pending.push_back(Event::Launched { attempt, pid }),
+                Err(error) => {
+                    let reason = because("launch failed", &error);
+                    self.pending
+                        .push_back(Event::LaunchFailed { attempt, reason });
                 }
-            }
+            },
             Action::Stop { attempt } => self.stop(attempt),
             Action::Kill { attempt } => self.kill(attempt),
             Action::Forget { attempt } => self.forget(attempt),
             Action::Say { attempt, message } => self.say(attempt, message),
-            Action::Publish { route, target, drained } => {
+            Action::Publish {
+                route,
+                target,
+                drained,
+            } => {
                 self.routes.publish(route, 0, target, drained);
             }
-            Action::OpenEdge { edge, provider, consumer } => {
+            Action::OpenEdge {
+                edge,
+                provider,
+                consumer,
+            } => {
                 let uids = self.uids(&provider, &consumer);
-                let opened = self.channels.open_edge(&provider, &consumer.directory(), uids);
+                let opened = self
+                    .channels
+                    .open_edge(&provider, &consumer.directory(), uids);
                 log_io(&format!("open edge {edge}"), opened);
             }
-            Action::CloseEdge { edge, provider, consumer } => {
+            Action::CloseEdge {
+                edge,
+                provider,
+                consumer,
+            } => {
                 let closed = self.channels.close_edge(&provider, &consumer.directory());
                 log_io(&format!("close edge {edge}"), closed);
             }
-            Action::OpenPair { edge, provider, consumer, pair } => {
+            Action::OpenPair {
+                edge,
+                provider,
+                consumer,
+                pair,
+            } => {
                 let uids = self.uids(&provider, &consumer);
                 let directory = consumer.directory();
                 let opened = self.channels.open_pair(&provider, &directory, pair, uids);
                 log_io(&format!("open a channel on edge {edge}"), opened);
             }
-            Action::ClosePair { edge, provider, consumer, pair } => {
+            Action::ClosePair {
+                edge,
+                provider,
+                consumer,
+                pair,
+            } => {
                 let directory = consumer.directory();
                 let closed = self.channels.close_pair(&provider, &directory, pair);
                 log_io(&format!("remove a channel on edge {edge}"), closed);
@@ -65,7 +94,11 @@ impl Driver {
                     self.pages.remove(&(edge, pair.1));
                 }
             }
-            Action::AnswerClient { client, answer, profile } => {
+            Action::AnswerClient {
+                client,
+                answer,
+                profile,
+            } => {
                 self.answer_client(client, answer, profile);
             }
             Action::Answer { request, answer } => {
@@ -111,10 +144,21 @@ impl Driver {
 
     fn say(&mut self, attempt: Attempt, message: Message) {
         let ready: std::io::Result<(ToService, Option<OwnedFd>)> = match message {
-            Message::Welcome { instance, slot, profile } => {
+            Message::Welcome {
+                instance,
+                slot,
+                profile,
+            } => {
                 let spin_ns = spin_ns(self.profile(&profile).spin);
-                let welcome = ToService::Welcome { instance, attempt, slot, spin_ns };
-                self.routes.read_only().map(|routes| (welcome, Some(routes)))
+                let welcome = ToService::Welcome {
+                    instance,
+                    attempt,
+                    slot,
+                    spin_ns,
+                };
+                self.routes
+                    .read_only()
+                    .map(|routes| (welcome, Some(routes)))
             }
             Message::Serve(mut served, provider, consumer) => {
                 let parent = self.channels.parent(&provider, &consumer.directory());
@@ -124,7 +168,8 @@ impl Driver {
             }
             Message::Use(used, consumer) => {
                 let used = self.locate(used, &consumer);
-                self.page(used.edge, used.consumer).map(|page| (ToService::Use(used), Some(page)))
+                self.page(used.edge, used.consumer)
+                    .map(|page| (ToService::Use(used), Some(page)))
             }
             Message::Plain(message) => Ok((message, None)),
         };
@@ -139,7 +184,10 @@ impl Driver {
     }
 
     fn stop(&mut self, attempt: Attempt) {
-        let signal = self.core.service_of(attempt).map_or(15, |s| s.spec().stop_signal);
+        let signal = self
+            .core
+            .service_of(attempt)
+            .map_or(15, |s| s.spec().stop_signal);
         if let Some(process) = self.processes.get(&attempt) {
             log_io("send a stop signal", process.signal(signal));
         }
@@ -162,7 +210,10 @@ impl Driver {
             // What a process left in its cgroup goes with it.
             log_io("remove a cgroup", groups.remove(attempt));
         }
-        log_io("remove a line's socket", crate::line::remove(&self.paths, attempt));
+        log_io(
+            "remove a line's socket",
+            crate::line::remove(&self.paths, attempt),
+        );
     }
 }
 

@@ -38,7 +38,10 @@ impl Driver {
         let staged = match result {
             Ok(staged) => staged,
             Err(problems) => {
-                let _ = news.send(InstallNews::Refused { problems, hint: None });
+                let _ = news.send(InstallNews::Refused {
+                    problems,
+                    hint: None,
+                });
                 return Ok(());
             }
         };
@@ -58,9 +61,16 @@ impl Driver {
                     .is_some_and(|service| service.releases.contains_key(&spec.version));
                 let (name, version) = (spec.name.clone(), spec.version.clone());
                 if !known {
-                    self.turn(Event::Installed { spec: Box::new(spec) })?;
+                    self.turn(Event::Installed {
+                        spec: Box::new(spec),
+                    })?;
                 }
-                InstallNews::Installed { name, version, hash, already }
+                InstallNews::Installed {
+                    name,
+                    version,
+                    hash,
+                    already,
+                }
             }
             Err(error) => InstallNews::Refused {
                 problems: vec![because("cannot put it into the depot", &error)],

@@ -59,7 +59,10 @@ pub enum DriverError {
 pub(crate) fn setup<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     what: &'static str,
 ) -> impl FnOnce(E) -> DriverError {
-    move |source| DriverError::Setup { what, source: source.into() }
+    move |source| DriverError::Setup {
+        what,
+        source: source.into(),
+    }
 }
 
 /// Nanoseconds of `CLOCK_BOOTTIME`, as the core counts.
@@ -111,14 +114,18 @@ pub(crate) enum News {
 impl Driver {
     /// Opens what the daemon keeps, and takes charge of what an earlier one left.
     pub fn open(paths: Paths) -> Result<Self, DriverError> {
-        paths.create().map_err(setup("make the daemon's directories"))?;
+        paths
+            .create()
+            .map_err(setup("make the daemon's directories"))?;
         let walls = Walls::probe();
         let groups = Groups::open(&walls, &paths);
         let profiles = Profiles::load(&paths).map_err(setup("read the profiles"))?;
         let depot = Depot::open(&paths).map_err(setup("open the depot"))?;
         let mut ledger = Ledger::open(&paths).map_err(setup("open the ledgers"))?;
         let channels = Channels::open(&paths).map_err(setup("mount the channels"))?;
-        let run = ledger.begin_run().map_err(setup("count this run in the ledger"))?;
+        let run = ledger
+            .begin_run()
+            .map_err(setup("count this run in the ledger"))?;
         let settings = Settings {
             limits: RestartLimits::default(),
             first_attempt: Attempt::first_of_run(run),
@@ -199,10 +206,7 @@ impl Driver {
         self.carry_out(decision)
     }
 
-    fn carry_out(
-        &mut self,
-        decision: insula_core::core::Decision,
-    ) -> Result<(), DriverError> {
+    fn carry_out(&mut self, decision: insula_core::core::Decision) -> Result<(), DriverError> {
         let ledger = &mut self.ledger;
         let actions = decision
             .record(|records| ledger.store(records))
@@ -228,9 +232,17 @@ impl Driver {
     fn answer(&mut self, ask: Ask) -> Result<(), DriverError> {
         // Who asked may have gone; then nobody hears the answer.
         match ask {
-            Ask::Order { service, order, reply } => {
+            Ask::Order {
+                service,
+                order,
+                reply,
+            } => {
                 let request = self.request(reply);
-                self.turn(Event::Ordered { request, service, order })
+                self.turn(Event::Ordered {
+                    request,
+                    service,
+                    order,
+                })
             }
             Ask::Shutdown { reply } => {
                 let request = Some(self.request(reply));
@@ -285,7 +297,10 @@ impl Driver {
     fn profile(&self, name: &str) -> ProfileSpec {
         // A release is installed only with a profile that there is; one that was taken away since
         // leaves the default.
-        self.profiles.get(name).unwrap_or_else(|| self.profiles.fallback()).clone()
+        self.profiles
+            .get(name)
+            .unwrap_or_else(|| self.profiles.fallback())
+            .clone()
     }
 
     /// Leaves nothing mounted or lying about.

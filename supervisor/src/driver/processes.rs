@@ -11,7 +11,6 @@ use insula_contract::line::{
     ENV_ATTEMPT, ENV_DATA, ENV_INSTANCE, FromService, TRANSPORT, ToService,
 };
 use insula_core::event::Event;
-use insula_core::process::Outcome;
 use insula_core::spec::{self, Cpus, ServiceSpec};
 use nix::sys::resource::Resource;
 use semver::Version;
@@ -64,7 +63,6 @@ fn prepare(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 /// A living process, as the driver holds it.
 #[derive(Debug)]
 pub(super) struct ProcessHandle {
-    pid: i32,
     pidfd: Arc<AsyncFd<OwnedFd>>,
     line: mpsc::UnboundedSender<(ToService, Option<OwnedFd>)>,
     tasks: Vec<AbortHandle>,
@@ -83,15 +81,7 @@ impl ProcessHandle {
     /// Kills the process and the others of its process group.
     pub(super) fn kill_tree(&self) -> io::Result<()> {
         self.signal(libc::SIGKILL)?;
-        self.kill_group()
-    }
-
-    fn kill_group(&self) -> io::Result<()> {
-        use nix::sys::signal::{Signal, killpg};
-        match killpg(nix::unistd::Pid::from_raw(self.pid), Signal::SIGKILL) {
-            Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        watch::pidfd_signal_group(self.pidfd.get_ref(), libc::SIGKILL)
     }
 
     /// Lets go of a process that is gone.
@@ -173,9 +163,9 @@ impl Driver {
             cgroup: group.as_ref().map(Group::descriptor),
         };
         let launched = crate::launch::spawn(&launch)?;
-        let identity = Identity::of(launched.pid, &launched.pidfd)
-            .map_err(prepare("tell its identity"))?;
-        let handle = self.watch(attempt, launched.pid, launched.pidfd)?;
+        let identity =
+            Identity::of(launched.pid, &launched.pidfd).map_err(prepare("tell its identity"))?;
+        let handle = self.watch(attempt, launched.pidfd)?;
         self.processes.insert(attempt, handle);
         self.ledger.store_process(attempt, &identity)?;
         Ok(launched.pid)
@@ -185,7 +175,6 @@ impl Driver {
     pub(super) fn watch(
         &mut self,
         attempt: Attempt,
-        pid: i32,
         pidfd: OwnedFd,
     ) -> Result<ProcessHandle, StartError> {
         let pidfd = Arc::new(crate::watch::readiness(pidfd).map_err(prepare("watch it"))?);
@@ -193,15 +182,13 @@ impl Driver {
         let news = self.news.clone();
         let watched = pidfd.clone();
         let wait = tokio::spawn(async move {
-            let outcome: Outcome = watch::wait(watched).await;
-            // What it left behind in its process group goes with it.
-            use nix::sys::signal::{Signal, killpg};
-            let _ = killpg(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+            let outcome = watch::wait(watched.clone()).await;
+            // What it left behind in its process group goes with it; there may be nothing.
+            let _ = watch::pidfd_signal_group(watched.get_ref(), libc::SIGKILL);
             let _ = news.send(News::Event(Event::Exited { attempt, outcome }));
         });
         let talk = tokio::spawn(talk(self.paths.clone(), attempt, words, self.news.clone()));
         Ok(ProcessHandle {
-            pid,
             pidfd,
             line,
             tasks: vec![wait.abort_handle(), talk.abort_handle()],
@@ -225,7 +212,10 @@ fn environment(
     ] {
         environment.insert(key.to_owned(), value);
     }
-    environment.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+    environment
+        .into_iter()
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect()
 }
 
 /// Keeps an attempt's line: connects, and passes words both ways until the process is gone.
@@ -305,14 +295,30 @@ fn event_of(own: Attempt, message: FromService) -> Option<Event> {
                 tracing::warn!(%own, %attempt, transport, "a hello that does not fit is ignored");
                 return None;
             }
-            Event::Greeted { attempt, provides, requires, leadership, ready, serving }
+            Event::Greeted {
+                attempt,
+                provides,
+                requires,
+                leadership,
+                ready,
+                serving,
+            }
         }
         FromService::Ready => Event::Ready { attempt: own },
-        FromService::Yielded { epoch } => Event::Yielded { attempt: own, epoch },
-        FromService::Leading { epoch } => Event::Leading { attempt: own, epoch },
+        FromService::Yielded { epoch } => Event::Yielded {
+            attempt: own,
+            epoch,
+        },
+        FromService::Leading { epoch } => Event::Leading {
+            attempt: own,
+            epoch,
+        },
         FromService::Drained => Event::Drained { attempt: own },
         FromService::Serving { .. } | FromService::Pong { .. } => return None,
-        FromService::Late { contract, waited_ms } => {
+        FromService::Late {
+            contract,
+            waited_ms,
+        } => {
             tracing::warn!(attempt = %own, %contract, waited_ms, "a request waits too long");
             return None;
         }
@@ -322,4 +328,3 @@ fn event_of(own: Attempt, message: FromService) -> Option<Event> {
         }
     })
 }
-

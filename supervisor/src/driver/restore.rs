@@ -37,7 +37,9 @@ pub(super) fn find(ledger: &Ledger, depot: &Depot) -> Result<Found, RestoreError
     let known = ledger.processes()?;
     let mut living = BTreeMap::new();
     for record in &records {
-        let Record::Began { attempt, .. } = record else { continue };
+        let Record::Began { attempt, .. } = record else {
+            continue;
+        };
         let found = match known.get(attempt) {
             Some(identity) => identity.find()?.map(|pidfd| (identity.pid, pidfd)),
             // It may have been launched before it was recorded as a process.
@@ -53,8 +55,18 @@ pub(super) fn find(ledger: &Ledger, depot: &Depot) -> Result<Found, RestoreError
         _ => 0,
     });
     let releases = depot.specs();
-    let alive = living.keys().copied().collect();
-    Ok(Found { stored: Stored { releases, records, alive }, living })
+    let alive = living
+        .iter()
+        .map(|(attempt, (pid, _))| (*attempt, *pid))
+        .collect();
+    Ok(Found {
+        stored: Stored {
+            releases,
+            records,
+            alive,
+        },
+        living,
+    })
 }
 
 /// Looks for a process with an attempt's number in its environment.
@@ -62,9 +74,15 @@ fn find_by_number(attempt: Attempt) -> std::io::Result<Option<(i32, OwnedFd)>> {
     let mark = format!("{}={attempt}", insula_contract::line::ENV_ATTEMPT);
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
-        if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else {
+            continue;
+        };
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
             && is_first_of_its_session(pid)
             && let Ok(pidfd) = crate::watch::pidfd_open(pid)
         {
@@ -83,7 +101,9 @@ fn is_first_of_its_session(pid: i32) -> bool {
 /// The route table that living services hold, or a new one.
 pub(super) fn routes(found: &Found) -> std::io::Result<RouteTable> {
     for (pid, _) in found.living.values() {
-        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
         for entry in descriptors.flatten() {
             let link = std::fs::read_link(entry.path()).unwrap_or_default();
             if !link.to_string_lossy().starts_with("/memfd:insula-routes") {
@@ -103,13 +123,13 @@ impl Driver {
         let Found { stored, living } = found;
         for (attempt, (pid, pidfd)) in living {
             tracing::info!(%attempt, pid, "found a living process of an earlier daemon");
-            let handle = self.watch(attempt, pid, pidfd);
+            let handle = self.watch(attempt, pidfd);
             let handle = handle.map_err(setup::<StartError>("watch an adopted process"))?;
             self.processes.insert(attempt, handle);
         }
         let alive = stored.alive.clone();
         self.channels
-            .clear_but(|attempt| alive.contains(&attempt))
+            .clear_but(|attempt| alive.contains_key(&attempt))
             .map_err(setup("clear old channels"))?;
         let decision = self.core.restore(now(), stored);
         self.carry_out(decision)

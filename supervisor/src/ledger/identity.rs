@@ -22,7 +22,11 @@ impl Identity {
     /// Reads it off a process and its pidfd.
     pub fn of(pid: i32, pidfd: &impl AsFd) -> io::Result<Self> {
         let own = format!("/proc/self/fd/{}", pidfd.as_fd().as_raw_fd());
-        Ok(Self { pid, inode: fs::metadata(own)?.ino(), start: start_of(pid)? })
+        Ok(Self {
+            pid,
+            inode: fs::metadata(own)?.ino(),
+            start: start_of(pid)?,
+        })
     }
 
     /// The process, if it still is the same; `None` if it is gone.
@@ -52,7 +56,9 @@ fn start_of(pid: i32) -> io::Result<u64> {
 
 /// The boot's random number, as text.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
 }
 
 #[cfg(test)]
@@ -61,14 +67,23 @@ mod tests {
 
     #[test]
     fn a_process_is_found_again_and_another_one_of_its_number_is_not() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let pidfd = crate::watch::pidfd_open(pid).unwrap();
         let identity = Identity::of(pid, &pidfd).unwrap();
         assert!(identity.find().unwrap().is_some());
-        let other = Identity { start: identity.start + 1, ..identity.clone() };
+        let other = Identity {
+            start: identity.start + 1,
+            ..identity.clone()
+        };
         assert!(other.find().unwrap().is_none());
-        let other = Identity { inode: identity.inode + 1, ..identity.clone() };
+        let other = Identity {
+            inode: identity.inode + 1,
+            ..identity.clone()
+        };
         assert!(other.find().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();

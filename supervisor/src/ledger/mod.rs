@@ -65,7 +65,10 @@ impl Book {
         fs::create_dir_all(directory).map_err(LedgerError::Directory)?;
         let mut options = EnvOpenOptions::new();
         options.map_size(MAP_SIZE).max_dbs(1).max_readers(16);
-        #[expect(unsafe_code, reason = "heed cannot know that nobody else changes the file")]
+        #[expect(
+            unsafe_code,
+            reason = "heed cannot know that nobody else changes the file"
+        )]
         // SAFETY: the directory is the daemon's own (0700), no other environment of this process
         // is open on it, and the flags are among those that keep a single writer's file whole.
         let env = unsafe {
@@ -74,7 +77,9 @@ impl Book {
         };
         let entries = env
             .create_databases_and_commit(env.write_txn()?, |opener, txn| {
-                opener.create_database(txn, None).map(CommitOrAbort::<_, ()>::Commit)
+                opener
+                    .create_database(txn, None)
+                    .map(CommitOrAbort::<_, ()>::Commit)
             })?
             .unwrap_commit();
         Ok(Self { env, entries })
@@ -86,8 +91,9 @@ impl Book {
         key: &str,
         value: &T,
     ) -> Result<(), LedgerError> {
-        let bytes = postcard::to_extend(value, vec![FORMAT])
-            .map_err(|_| LedgerError::Value { key: key.to_owned() })?;
+        let bytes = postcard::to_extend(value, vec![FORMAT]).map_err(|_| LedgerError::Value {
+            key: key.to_owned(),
+        })?;
         Ok(self.entries.put(txn, key.as_bytes(), &bytes)?)
     }
 
@@ -103,7 +109,9 @@ impl Book {
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(key: &[u8], value: &[u8]) -> Result<T, LedgerError> {
-    let wrong = || LedgerError::Value { key: String::from_utf8_lossy(key).into_owned() };
+    let wrong = || LedgerError::Value {
+        key: String::from_utf8_lossy(key).into_owned(),
+    };
     match value.split_first() {
         Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|_| wrong()),
         _ => Err(wrong()),
@@ -121,7 +129,9 @@ fn key(record: &Record) -> String {
         Record::Began { attempt, .. } | Record::Ended { attempt } => {
             format!("attempt/{:012x}", attempt.0)
         }
-        Record::Route { service, contract, .. } => format!("route/{service}/{contract}"),
+        Record::Route {
+            service, contract, ..
+        } => format!("route/{service}/{contract}"),
     }
 }
 
@@ -136,7 +146,11 @@ impl Ledger {
     /// Opens both, making what is not there; an earlier boot's run state is thrown away.
     pub fn open(paths: &Paths) -> Result<Self, LedgerError> {
         let boot = boot_id().map_err(LedgerError::BootId)?;
-        Self::open_at(&paths.lib().join("ledger"), &paths.run().join("state"), &boot)
+        Self::open_at(
+            &paths.lib().join("ledger"),
+            &paths.run().join("state"),
+            &boot,
+        )
     }
 
     fn open_at(durable: &Path, run: &Path, boot: &str) -> Result<Self, LedgerError> {
@@ -169,7 +183,10 @@ impl Ledger {
     /// Stores the records of one decision: the durable ones are synced when this returns.
     pub fn store(&mut self, records: &[Record]) -> Result<(), LedgerError> {
         for (book, durable) in [(&self.run, false), (&self.durable, true)] {
-            let mut of_book = records.iter().filter(|r| r.is_durable() == durable).peekable();
+            let mut of_book = records
+                .iter()
+                .filter(|r| r.is_durable() == durable)
+                .peekable();
             if of_book.peek().is_none() {
                 continue;
             }
@@ -178,7 +195,8 @@ impl Ledger {
                 match record {
                     Record::Ended { attempt } => {
                         book.entries.delete(&mut txn, key(record).as_bytes())?;
-                        book.entries.delete(&mut txn, process_key(*attempt).as_bytes())?;
+                        book.entries
+                            .delete(&mut txn, process_key(*attempt).as_bytes())?;
                     }
                     record => book.put(&mut txn, &key(record), record)?,
                 }
@@ -195,7 +213,8 @@ impl Ledger {
         identity: &Identity,
     ) -> Result<(), LedgerError> {
         let mut txn = self.run.env.write_txn()?;
-        self.run.put(&mut txn, &process_key(attempt), &(attempt, identity))?;
+        self.run
+            .put(&mut txn, &process_key(attempt), &(attempt, identity))?;
         Ok(txn.commit()?)
     }
 
@@ -213,7 +232,11 @@ impl Ledger {
 
     /// The processes of the attempts that did not end, as far as it is known.
     pub fn processes(&self) -> Result<BTreeMap<Attempt, Identity>, LedgerError> {
-        Ok(self.run.read::<(Attempt, Identity)>("process/")?.into_iter().collect())
+        Ok(self
+            .run
+            .read::<(Attempt, Identity)>("process/")?
+            .into_iter()
+            .collect())
     }
 }
 

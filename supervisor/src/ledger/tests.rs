@@ -17,22 +17,42 @@ fn open(directory: &Path, boot: &str) -> Ledger {
 fn samples() -> Vec<Record> {
     let kv = || name("kv");
     vec![
-        Record::Uid { service: kv(), uid: FIRST_UID },
-        Record::Goal { service: kv(), up: true },
+        Record::Uid {
+            service: kv(),
+            uid: FIRST_UID,
+        },
+        Record::Goal {
+            service: kv(),
+            up: true,
+        },
         Record::Active {
             service: kv(),
             active: Version::new(1, 1, 0),
             previous: Some(Version::new(1, 0, 0)),
         },
-        Record::Epoch { service: kv(), epoch: Epoch(3) },
+        Record::Epoch {
+            service: kv(),
+            epoch: Epoch(3),
+        },
         Record::Upgrade {
             service: kv(),
-            step: Some((Version::new(1, 0, 0), Version::new(1, 1, 0), UpgradeStep::Leading)),
+            step: Some((
+                Version::new(1, 0, 0),
+                Version::new(1, 1, 0),
+                UpgradeStep::Leading,
+            )),
         },
-        Record::Route { service: kv(), contract: "kv@1".parse().unwrap(), route: 2 },
+        Record::Route {
+            service: kv(),
+            contract: "kv@1".parse().unwrap(),
+            route: 2,
+        },
         Record::Began {
             attempt: Attempt(9),
-            instance: Instance { service: kv(), index: 0 },
+            instance: Instance {
+                service: kv(),
+                index: 0,
+            },
             version: Version::new(1, 1, 0),
             slot: 1,
         },
@@ -63,11 +83,28 @@ fn a_later_record_takes_the_place_of_an_earlier_one_and_an_end_removes_both() {
     let directory = tempfile::tempdir().unwrap();
     let mut ledger = open(directory.path(), "a");
     ledger.store(&samples()).unwrap();
-    let identity = Identity { pid: 5, inode: 6, start: 7 };
+    let identity = Identity {
+        pid: 5,
+        inode: 6,
+        start: 7,
+    };
     ledger.store_process(Attempt(9), &identity).unwrap();
-    assert_eq!(ledger.processes().unwrap(), BTreeMap::from([(Attempt(9), identity)]));
-    let goal = Record::Goal { service: name("kv"), up: false };
-    ledger.store(&[goal.clone(), Record::Ended { attempt: Attempt(9) }]).unwrap();
+    assert_eq!(
+        ledger.processes().unwrap(),
+        BTreeMap::from([(Attempt(9), identity)])
+    );
+    let goal = Record::Goal {
+        service: name("kv"),
+        up: false,
+    };
+    ledger
+        .store(&[
+            goal.clone(),
+            Record::Ended {
+                attempt: Attempt(9),
+            },
+        ])
+        .unwrap();
     let records = ledger.records().unwrap();
     assert!(records.contains(&goal));
     assert_eq!(records.len(), samples().len() - 1);
@@ -78,7 +115,12 @@ fn a_later_record_takes_the_place_of_an_earlier_one_and_an_end_removes_both() {
 fn runs_are_counted_for_ever() {
     let directory = tempfile::tempdir().unwrap();
     for run in 1..5 {
-        assert_eq!(open(directory.path(), &run.to_string()).begin_run().unwrap(), run);
+        assert_eq!(
+            open(directory.path(), &run.to_string())
+                .begin_run()
+                .unwrap(),
+            run
+        );
     }
 }
 
@@ -98,10 +140,16 @@ fn stored_bytes_stay_readable() {
             b'0', 2,
         ],
         &[1, 7, 2, b'k', b'v', 4, b'k', b'v', b'@', b'1', 2],
-        &[1, 5, 9, 2, b'k', b'v', 0, 5, b'1', b'.', b'1', b'.', b'0', 1],
+        &[
+            1, 5, 9, 2, b'k', b'v', 0, 5, b'1', b'.', b'1', b'.', b'0', 1,
+        ],
     ];
     for (record, kept) in samples().iter().zip(kept) {
-        assert_eq!(postcard::to_extend(record, vec![FORMAT]).unwrap(), kept, "{record:?}");
+        assert_eq!(
+            postcard::to_extend(record, vec![FORMAT]).unwrap(),
+            kept,
+            "{record:?}"
+        );
         assert_eq!(&decode::<Record>(b"", kept).unwrap(), record);
     }
     assert!(decode::<Record>(b"x", &[2, 0]).is_err(), "another format");
@@ -120,8 +168,15 @@ fn uids_are_rebuilt_from_the_owners_of_the_data() {
     let uid = FIRST_UID + 4;
     std::os::unix::fs::chown(directory.path().join("kv"), Some(uid), None).unwrap();
     std::os::unix::fs::chown(directory.path().join("Not-a-name"), Some(uid), None).unwrap();
-    assert_eq!(uids_of_data(directory.path()).unwrap(), BTreeMap::from([(name("kv"), uid)]));
-    assert!(uids_of_data(&directory.path().join("none")).unwrap().is_empty());
+    assert_eq!(
+        uids_of_data(directory.path()).unwrap(),
+        BTreeMap::from([(name("kv"), uid)])
+    );
+    assert!(
+        uids_of_data(&directory.path().join("none"))
+            .unwrap()
+            .is_empty()
+    );
 }
 
 /// Says to the test's own program that it is the process to be killed, and in which directory.
@@ -130,12 +185,20 @@ const KILLED: &str = "INSULA_TEST_LEDGER";
 /// Not a test of its own: stores without end in the process that the next test kills.
 #[test]
 fn the_process_that_is_killed_while_it_stores() {
-    let Some(directory) = std::env::var_os(KILLED) else { return };
+    let Some(directory) = std::env::var_os(KILLED) else {
+        return;
+    };
     let mut ledger = open(Path::new(&directory), "a");
     for number in 1.. {
         let records = [
-            Record::Epoch { service: name("kv"), epoch: Epoch(number) },
-            Record::Uid { service: name("kv"), uid: u32::try_from(number).unwrap() },
+            Record::Epoch {
+                service: name("kv"),
+                epoch: Epoch(number),
+            },
+            Record::Uid {
+                service: name("kv"),
+                uid: u32::try_from(number).unwrap(),
+            },
             Record::Route {
                 service: name("kv"),
                 contract: "kv@1".parse().unwrap(),
@@ -154,14 +217,20 @@ fn what_was_stored_outlives_a_kill_whole_and_in_full() {
     for later in 0..16 {
         let directory = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "ledger::tests::the_process_that_is_killed_while_it_stores"])
+            .args([
+                "--exact",
+                "ledger::tests::the_process_that_is_killed_while_it_stores",
+            ])
             .args(["--nocapture", "--test-threads=1"])
             .env(KILLED, directory.path())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let number = |line: &str| line.strip_prefix("stored ").map(|n| n.parse::<u64>().unwrap());
+        let number = |line: &str| {
+            line.strip_prefix("stored ")
+                .map(|n| n.parse::<u64>().unwrap())
+        };
         let reached = lines.find_map(|line| number(&line.unwrap()));
         let since = std::time::Instant::now();
         while since.elapsed() < std::time::Duration::from_micros(400 * later) {
@@ -170,7 +239,11 @@ fn what_was_stored_outlives_a_kill_whole_and_in_full() {
         child.kill().unwrap();
         child.wait().unwrap();
         // What it told in between was stored as well; the last line may be cut.
-        let told = lines.filter_map(|line| number(&line.ok()?)).last().or(reached).unwrap();
+        let told = lines
+            .filter_map(|line| number(&line.ok()?))
+            .last()
+            .or(reached)
+            .unwrap();
         let mut found = (0, 0, 0);
         for record in open(directory.path(), "a").records().unwrap() {
             match record {

@@ -15,7 +15,10 @@ pub const WATCHDOG: Duration = Duration::from_secs(60);
 /// Where cargo puts the workspace's programs.
 fn target() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its program");
-    test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned()
+    test.ancestors()
+        .nth(2)
+        .expect("target/PROFILE/deps/TEST")
+        .to_owned()
 }
 
 /// A program of another package of the workspace; built once if it is not there.
@@ -23,12 +26,17 @@ pub fn program(name: &str) -> PathBuf {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "-p", "kv", "-p", "gateway", "-p", "kv-load"]);
+        build.args([
+            "build", "--quiet", "-p", "kv", "-p", "gateway", "-p", "kv-load",
+        ]);
         build.args(["-p", "misbehave"]);
         if target().ends_with("release") {
             build.arg("--release");
         }
-        assert!(build.status().expect("cargo runs").success(), "the services do not build");
+        assert!(
+            build.status().expect("cargo runs").success(),
+            "the services do not build"
+        );
     });
     target().join(name)
 }
@@ -40,7 +48,10 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = ready() {
             return found;
         }
-        assert!(started.elapsed() < WATCHDOG, "{what} did not come within {WATCHDOG:?}");
+        assert!(
+            started.elapsed() < WATCHDOG,
+            "{what} did not come within {WATCHDOG:?}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -84,7 +95,10 @@ impl Host {
             if let Some(status) = daemon.try_wait().expect("our child") {
                 panic!("insulad ended with {status}:\n{}", self.daemon_log());
             }
-            self.ctl(&["status", "--json"]).status.code().filter(|code| matches!(code, 0 | 3))
+            self.ctl(&["status", "--json"])
+                .status
+                .code()
+                .filter(|code| matches!(code, 0 | 3))
         });
     }
 
@@ -127,14 +141,19 @@ impl Host {
     pub fn row(&self, name: &str) -> Value {
         let output = self.ctl(&["status", "--json", name]);
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("status is no JSON ({error}): {}", String::from_utf8_lossy(&output.stderr))
+            panic!(
+                "status is no JSON ({error}): {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
         });
         report["services"][0].clone()
     }
 
     pub fn pid(&self, name: &str) -> i32 {
         let row = self.row(name);
-        let pid = row["pid"].as_i64().unwrap_or_else(|| panic!("{name} has no process: {row}"));
+        let pid = row["pid"]
+            .as_i64()
+            .unwrap_or_else(|| panic!("{name} has no process: {row}"));
         i32::try_from(pid).expect("a process id")
     }
 
@@ -191,7 +210,10 @@ impl Drop for Host {
 
 /// The manifest in a service's own directory.
 pub fn manifest_of(service: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../services").join(service).join("service.toml")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../services")
+        .join(service)
+        .join("service.toml")
 }
 
 /// The same manifest for another version.

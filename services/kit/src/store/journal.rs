@@ -34,7 +34,9 @@ impl Store {
         act: impl FnOnce(&super::Raw, &mut heed::RwTxn<'static>) -> heed::Result<T>,
     ) -> Result<T, JournalError> {
         let mut batch = self.inner.batch.borrow_mut();
-        let txn = batch.as_mut().ok_or_else(|| failed(StoreError::NotLeading))?;
+        let txn = batch
+            .as_mut()
+            .ok_or_else(|| failed(StoreError::NotLeading))?;
         act(&self.inner.once, txn).map_err(failed)
     }
 
@@ -53,8 +55,15 @@ impl Journal for Store {
         self.in_batch(|table, txn| {
             Ok(table.get(txn, &key(once))?.and_then(|bytes| {
                 let (kind, body) = bytes.split_first()?;
-                let kind = if *kind == 0 { AnswerKind::Response } else { AnswerKind::Error };
-                Some(Recorded { kind, body: body.to_vec() })
+                let kind = if *kind == 0 {
+                    AnswerKind::Response
+                } else {
+                    AnswerKind::Error
+                };
+                Some(Recorded {
+                    kind,
+                    body: body.to_vec(),
+                })
             }))
         })
     }

@@ -15,9 +15,19 @@ const BUILD: &[u8] = b"build";
 
 /// The C library and LMDB of this process: two builds on one environment can hang for ever.
 fn build() -> String {
-    let libc = if cfg!(target_env = "musl") { "musl" } else { "glibc" };
+    let libc = if cfg!(target_env = "musl") {
+        "musl"
+    } else {
+        "glibc"
+    };
     let lmdb = heed::lmdb_version();
-    format!("{libc} {} lmdb {}.{}.{}", std::env::consts::ARCH, lmdb.major, lmdb.minor, lmdb.patch)
+    format!(
+        "{libc} {} lmdb {}.{}.{}",
+        std::env::consts::ARCH,
+        lmdb.major,
+        lmdb.minor,
+        lmdb.patch
+    )
 }
 
 fn number(bytes: &[u8]) -> Option<u64> {
@@ -41,18 +51,25 @@ pub(super) fn check(store: &Store, schema: u32) -> Result<(), StoreError> {
         Ok(meta.get(&txn, key)?.and_then(number))
     };
     let (format, found_schema) = (stored(FORMAT_KEY)?, stored(SCHEMA)?);
-    let found_build =
-        meta.get(&txn, BUILD)?.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let found_build = meta
+        .get(&txn, BUILD)?
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     if let Some(found) = format
         && found != u64::from(FORMAT)
     {
-        return Err(StoreError::Format { found: narrow(found), known: FORMAT });
+        return Err(StoreError::Format {
+            found: narrow(found),
+            known: FORMAT,
+        });
     }
     if let Some(found) = found_schema
         && found != u64::from(schema)
     {
-        return Err(StoreError::Schema { found: narrow(found), wanted: schema });
+        return Err(StoreError::Schema {
+            found: narrow(found),
+            wanted: schema,
+        });
     }
     if let Some(found) = found_build {
         let ours = build();

@@ -51,8 +51,7 @@ pub struct Table {
 }
 
 /// Entries in the order of their keys.
-pub type Entries<'a> =
-    Box<dyn Iterator<Item = Result<(&'a [u8], &'a [u8]), StoreError>> + 'a>;
+pub type Entries<'a> = Box<dyn Iterator<Item = Result<(&'a [u8], &'a [u8]), StoreError>> + 'a>;
 
 impl Table {
     pub(super) fn new(raw: Raw) -> Self {
@@ -74,12 +73,7 @@ impl Table {
     }
 
     /// Sets the value under a key.
-    pub fn put(
-        &self,
-        writer: &mut Writer<'_>,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), StoreError> {
+    pub fn put(&self, writer: &mut Writer<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         Ok(self.raw.put(writer.txn, key, value)?)
     }
 

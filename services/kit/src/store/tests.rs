@@ -9,12 +9,23 @@ use insula_ipc::server::{AnswerKind, Journal, OnceKey, Recorded};
 use super::*;
 
 fn open(directory: &Path, durability: Durability) -> Store {
-    Store::open(directory, &StoreOptions { durability, size_max: 1 << 26, ..Default::default() })
-        .unwrap()
+    Store::open(
+        directory,
+        &StoreOptions {
+            durability,
+            size_max: 1 << 26,
+            ..Default::default()
+        },
+    )
+    .unwrap()
 }
 
 fn once(consumer: u64, slot: u8, sequence: u64) -> OnceKey {
-    OnceKey { consumer: Attempt(consumer), slot, sequence }
+    OnceKey {
+        consumer: Attempt(consumer),
+        slot,
+        sequence,
+    }
 }
 
 #[test]
@@ -26,7 +37,11 @@ fn only_a_leader_writes_and_what_it_committed_is_read() {
     assert!(matches!(put(b"1"), Err(StoreError::NotLeading)));
     store.lead(Epoch(3)).unwrap();
     put(b"1").unwrap();
-    let get = || store.read(|reader| Ok(table.get(reader, b"k")?.map(<[u8]>::to_vec))).unwrap();
+    let get = || {
+        store
+            .read(|reader| Ok(table.get(reader, b"k")?.map(<[u8]>::to_vec)))
+            .unwrap()
+    };
     assert_eq!(get(), Some(b"1".to_vec()));
     put(b"2").unwrap();
     assert_eq!(get(), Some(b"2".to_vec()));
@@ -35,7 +50,16 @@ fn only_a_leader_writes_and_what_it_committed_is_read() {
     assert_eq!(get(), Some(b"2".to_vec()));
     assert_eq!(store.stored_epoch().unwrap(), Epoch(3));
     let old = store.lead(Epoch(2)).unwrap_err();
-    assert!(matches!(old, StoreError::Fenced { ours: Epoch(2), current: Epoch(3) }), "{old}");
+    assert!(
+        matches!(
+            old,
+            StoreError::Fenced {
+                ours: Epoch(2),
+                current: Epoch(3)
+            }
+        ),
+        "{old}"
+    );
 }
 
 #[test]
@@ -69,13 +93,21 @@ fn a_recorded_answer_is_recalled_until_it_is_forgotten() {
     }
     assert_eq!(
         Journal::recall(&mut store, once(7, 0, 2)).unwrap(),
-        Some(Recorded { kind: AnswerKind::Error, body: vec![2] })
+        Some(Recorded {
+            kind: AnswerKind::Error,
+            body: vec![2]
+        })
     );
     assert_eq!(Journal::recall(&mut store, once(7, 0, 3)).unwrap(), None);
     // The third says that all below it are answered.
     Journal::record(&mut store, once(7, 0, 3), 3, AnswerKind::Response, b"x").unwrap();
     assert_eq!(Journal::recall(&mut store, once(7, 0, 2)).unwrap(), None);
-    assert!(Journal::recall(&mut store, once(7, 1, 1)).unwrap().is_some(), "another connection");
+    assert!(
+        Journal::recall(&mut store, once(7, 1, 1))
+            .unwrap()
+            .is_some(),
+        "another connection"
+    );
     Journal::commit(&mut store).unwrap();
     assert_eq!(store.recorded().unwrap(), 3);
     Journal::forget(&mut store, Attempt(7)).unwrap();
@@ -108,9 +140,21 @@ fn another_schema_is_refused() {
             .output()
             .unwrap();
         assert!(child.status.success(), "{child:?}");
-        let options = StoreOptions { schema: 2, ..Default::default() };
+        let options = StoreOptions {
+            schema: 2,
+            ..Default::default()
+        };
         let refused = Store::open(&path, &options).unwrap_err();
-        assert!(matches!(refused, StoreError::Schema { found: 1, wanted: 2 }), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                StoreError::Schema {
+                    found: 1,
+                    wanted: 2
+                }
+            ),
+            "{refused}"
+        );
         return;
     }
     let path = PathBuf::from(std::env::var_os("INSULA_TEST_STORE").unwrap());
@@ -121,7 +165,10 @@ fn another_schema_is_refused() {
 fn a_table_does_what_a_map_does() {
     use proptest::prelude::*;
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path(), Durability::Periodic(Duration::from_millis(5)));
+    let store = open(
+        directory.path(),
+        Durability::Periodic(Duration::from_millis(5)),
+    );
     let table = store.table("entries").unwrap();
     store.lead(Epoch(1)).unwrap();
     let key = prop::collection::vec(0_u8..4, 1..4);
@@ -136,7 +183,9 @@ fn a_table_does_what_a_map_does() {
     for (key, value) in changes {
         match value {
             Some(value) => {
-                store.write(|writer| table.put(writer, &key, &value)).unwrap();
+                store
+                    .write(|writer| table.put(writer, &key, &value))
+                    .unwrap();
                 model.insert(key, value);
             }
             None => {
@@ -147,7 +196,8 @@ fn a_table_does_what_a_map_does() {
         let stored: Vec<_> = store
             .read(|reader| {
                 let all = table.range(reader, Bound::Unbounded, Bound::Unbounded)?;
-                all.map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect()
+                all.map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec())))
+                    .collect()
             })
             .unwrap();
         assert!(stored.iter().map(|(k, v)| (k, v)).eq(model.iter()));
@@ -157,8 +207,18 @@ fn a_table_does_what_a_map_does() {
 #[test]
 fn durabilities_are_read_by_name() {
     assert_eq!("strict".parse(), Ok(Durability::Strict));
-    assert_eq!("periodic=50ms".parse(), Ok(Durability::Periodic(Duration::from_millis(50))));
-    for bad in ["", "Grouped", "periodic", "periodic=50", "periodic=0ms", "periodic=99999999ms"] {
+    assert_eq!(
+        "periodic=50ms".parse(),
+        Ok(Durability::Periodic(Duration::from_millis(50)))
+    );
+    for bad in [
+        "",
+        "Grouped",
+        "periodic",
+        "periodic=50",
+        "periodic=0ms",
+        "periodic=99999999ms",
+    ] {
         assert!(bad.parse::<Durability>().is_err(), "{bad}");
     }
 }

@@ -32,7 +32,10 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn store() -> (tempfile::TempDir, Store, Entries) {
     let directory = tempfile::tempdir().unwrap();
-    let options = StoreOptions { size_max: 1 << 28, ..StoreOptions::default() };
+    let options = StoreOptions {
+        size_max: 1 << 28,
+        ..StoreOptions::default()
+    };
     let store = Store::open(directory.path(), &options).unwrap();
     let entries = Entries::open(&store).unwrap();
     store.lead(Epoch(1)).unwrap();
@@ -52,7 +55,10 @@ fn scan(store: &Store, entries: Entries, keys: Keys<'_>, limit: usize) -> Vec<(V
             })
             .unwrap();
         assert!(page.len() <= limit);
-        assert!(!page.is_empty() || next.is_none(), "an empty page and more to come");
+        assert!(
+            !page.is_empty() || next.is_none(),
+            "an empty page and more to come"
+        );
         all.extend(page);
         match next {
             Some(next) => cursor = Some(next),
@@ -65,7 +71,10 @@ fn scan(store: &Store, entries: Entries, keys: Keys<'_>, limit: usize) -> Vec<(V
 fn entries_do_what_a_map_does() {
     let (_directory, store, entries) = store();
     let mut runner = TestRunner::deterministic();
-    let changes = prop::collection::vec(change(), 1_000).new_tree(&mut runner).unwrap().current();
+    let changes = prop::collection::vec(change(), 1_000)
+        .new_tree(&mut runner)
+        .unwrap()
+        .current();
     let mut model: BTreeMap<Vec<u8>, (u64, Vec<u8>)> = BTreeMap::new();
     let mut newest = 0;
     for change in changes {
@@ -85,10 +94,13 @@ fn entries_do_what_a_map_does() {
                 // Half of the time what is there is expected.
                 let expected = expected.filter(|r| r % 2 == 0).or(current);
                 let given = expected.map_or(Expected::Absent, Expected::Revision);
-                let swap =
-                    store.write(|w| entries.compare_and_swap(w, &k, given, &v)).unwrap();
+                let swap = store
+                    .write(|w| entries.compare_and_swap(w, &k, given, &v))
+                    .unwrap();
                 if expected == current {
-                    let Swap::Swapped { revision } = swap else { panic!("{swap:?}") };
+                    let Swap::Swapped { revision } = swap else {
+                        panic!("{swap:?}")
+                    };
                     assert!(revision > newest);
                     newest = revision;
                     model.insert(k, (revision, v));
@@ -103,7 +115,10 @@ fn entries_do_what_a_map_does() {
             .read(|reader| {
                 assert_eq!(
                     entries.get(reader, k)?,
-                    Some(Found { revision: *revision, value })
+                    Some(Found {
+                        revision: *revision,
+                        value
+                    })
                 );
                 Ok(())
             })
@@ -121,11 +136,18 @@ fn entries_do_what_a_map_does() {
                 .filter(|(k, _)| k.starts_with(prefix))
                 .map(|(k, (revision, _))| (k.clone(), *revision))
                 .collect();
-            assert_eq!(scan(&store, entries, Keys::Prefix(prefix), limit), expected, "{prefix:?}");
+            assert_eq!(
+                scan(&store, entries, Keys::Prefix(prefix), limit),
+                expected,
+                "{prefix:?}"
+            );
         }
         for from in &edges {
             for to in edges.iter().map(Some).chain([None]) {
-                let keys = Keys::Range { from, to: to.map(Vec::as_slice) };
+                let keys = Keys::Range {
+                    from,
+                    to: to.map(Vec::as_slice),
+                };
                 let expected: Vec<_> = model
                     .iter()
                     .filter(|(k, _)| *k >= from && to.is_none_or(|to| *k < to))
@@ -164,7 +186,10 @@ fn a_cursor_of_another_scan_is_refused() {
     for cursor in [&b""[..], b"b", b"a", &[0; 512]] {
         let page = store
             .read(|reader| {
-                let keys = Keys::Range { from: b"b1", to: Some(b"b2") };
+                let keys = Keys::Range {
+                    from: b"b1",
+                    to: Some(b"b2"),
+                };
                 Ok(entries.page(reader, keys, 10, Some(cursor))?.is_err())
             })
             .unwrap();

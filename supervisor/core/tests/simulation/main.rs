@@ -5,6 +5,12 @@
 //! `INSULA_SIM_STEPS` sets how many events are tried (default 300,000), `INSULA_SIM_SEED` runs one
 //! seed only. A failure prints its seed; seeds that found a mistake are kept in [`KEPT_SEEDS`].
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the test takes its settings from the environment and times itself"
+)]
+
 mod world;
 
 use std::time::Instant;

@@ -134,6 +134,7 @@ impl World {
         Settings {
             limits: RestartLimits {
                 intensity: 1_000_000,
+                start_tries: 1_000_000,
                 ..RestartLimits::default()
             },
             first_attempt: Attempt::first_of_run(run),
@@ -227,7 +228,7 @@ impl World {
             .fakes
             .iter()
             .filter(|(_, f)| f.exists)
-            .map(|(a, _)| *a)
+            .map(|(a, _)| (*a, 1))
             .collect();
         self.core = Core::new(Self::settings(self.seed, self.runs));
         // The edges and channels of the last run are made anew.
