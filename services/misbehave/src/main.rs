@@ -1,1 +1,84 @@
-fn main() {}
+//! `misbehave`: a service that tries what it should not be able to do, for the tests.
+//!
+//! It prints a line per attempt, `PATH VERB: done` or `PATH VERB: refused (reason)`, and then
+//! waits to be stopped like any other service.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use insula::Service;
+
+/// Tries what a service should not be able to do.
+#[derive(Debug, Parser)]
+#[command(name = "misbehave", version)]
+struct Args {
+    /// Do it as an ordinary program, not as a service, and end.
+    #[arg(long)]
+    alone: bool,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Read, write and list other people's files and directories, and connect to their sockets.
+    Look {
+        /// What to try.
+        paths: Vec<PathBuf>,
+    },
+    /// End at once with this code.
+    Exit {
+        /// The exit code.
+        code: u8,
+    },
+    /// Live and never say ready.
+    Mute,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match &args.what {
+        What::Exit { code } => return ExitCode::from(*code),
+        What::Mute => loop {
+            std::thread::park();
+        },
+        What::Look { paths } if args.alone => {
+            look(paths);
+            return ExitCode::SUCCESS;
+        }
+        What::Look { .. } => {}
+    }
+    Service::new().run(|context| {
+        if let What::Look { paths } = &args.what {
+            look(paths);
+        }
+        context.runtime().ready();
+        context.runtime().wait_for_stop();
+        Ok(())
+    })
+}
+
+fn look(paths: &[PathBuf]) {
+    for path in paths {
+        tell(path, "stat", fs::metadata(path).map(drop));
+        tell(path, "list", fs::read_dir(path).map(drop));
+        tell(path, "read", File::open(path).map(drop));
+        tell(
+            path,
+            "write",
+            File::options().write(true).open(path).map(drop),
+        );
+        tell(path, "connect", UnixStream::connect(path).map(drop));
+    }
+}
+
+fn tell(path: &Path, verb: &str, result: io::Result<()>) {
+    match result {
+        Ok(()) => println!("{} {verb}: done", path.display()),
+        Err(error) => println!("{} {verb}: refused ({error})", path.display()),
+    }
+}

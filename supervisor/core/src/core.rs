@@ -1,6 +1,7 @@
 //! The whole: services, edges, orders, and the turn that an event makes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use insula_contract::id::{Attempt, ContractId, ServiceName};
 use insula_contract::line::ContractView;
@@ -17,6 +18,9 @@ use crate::restart::RestartLimits;
 use crate::service::{Goal, Ids, Place, Route, Service, Turn};
 use crate::spec::{Principal, ServiceSpec};
 use crate::time::Time;
+
+/// How long after an order to start those who wait are told that a provider is down.
+const TELL_AFTER: Duration = Duration::from_millis(200);
 
 /// What the core is set to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -362,10 +366,12 @@ impl Core {
                 if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
                     let name = service.name.clone();
                     welcome(&mut turn, service, attempt);
-                    self.edges.forget_telling(&name, attempt);
-                    let service = self.services.get_mut(&name).expect("it was just there");
-                    service.greeted(&mut turn, attempt, leadership, ready);
-                    self.take_views(&mut turn, &name, attempt, &provides, &requires);
+                    // One whose hello does not fit comes no further.
+                    if self.take_views(&mut turn, &name, attempt, &provides, &requires) {
+                        self.edges.forget_telling(&name, attempt);
+                        let service = self.services.get_mut(&name).expect("it was just there");
+                        service.greeted(&mut turn, attempt, leadership, ready);
+                    }
                 }
             }
             Event::Ready { attempt } => {
@@ -427,7 +433,7 @@ impl Core {
         attempt: Attempt,
         provides: &[ContractView],
         requires: &[ContractView],
-    ) {
+    ) -> bool {
         let offered: BTreeMap<_, _> = provides
             .iter()
             .map(|view| (view.contract.clone(), view.schema))
@@ -437,7 +443,7 @@ impl Core {
             .processes()
             .find(|process| process.attempt == attempt)
         else {
-            return;
+            return false;
         };
         for contract in self.services[name].spec_of(process).provides.keys() {
             match offered.get(contract) {
@@ -460,9 +466,10 @@ impl Core {
             }
         }
         let Some(service) = self.services.get_mut(name) else {
-            return;
+            return false;
         };
-        if objections.is_empty() {
+        let fits = objections.is_empty();
+        if fits {
             service.schemas = offered;
             service.used_schemas = requires
                 .iter()
@@ -471,6 +478,7 @@ impl Core {
         } else {
             service.object(turn, attempt, &objections.join("; "));
         }
+        fits
     }
 
     fn client_asked(
@@ -648,8 +656,21 @@ impl Core {
                 self.attempts.insert(process.attempt, name.clone());
             }
         } else {
-            service.place = Place::Waiting { on: missing };
-            if let Some(text) = hopeless {
+            let tell_at = match &service.place {
+                Place::Waiting { tell_at, .. } => *tell_at,
+                Place::Backoff { .. }
+                | Place::Stopped
+                | Place::Up(_)
+                | Place::Vacant
+                | Place::Exited { .. }
+                | Place::Fatal { .. } => Some(turn.now + TELL_AFTER),
+            };
+            let tell = tell_at.is_some_and(|at| at <= turn.now);
+            service.place = Place::Waiting {
+                on: missing,
+                tell_at: tell_at.filter(|_| !tell),
+            };
+            if let (true, Some(text)) = (tell, hopeless) {
                 service.fail_orders(turn, RefusalKind::Waiting, &text);
             }
         }

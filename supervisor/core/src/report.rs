@@ -179,7 +179,7 @@ fn reason(service: &Service, now: Time) -> Option<String> {
         })
     };
     match &service.place {
-        Place::Waiting { on } => {
+        Place::Waiting { on, .. } => {
             let on: Vec<_> = on.iter().map(ToString::to_string).collect();
             Some(format!("waits for {}", on.join(", ")))
         }

@@ -50,6 +50,9 @@ pub enum Place {
     Waiting {
         /// Which.
         on: Vec<ContractId>,
+        /// When those who wait for the start are told that it may be in vain; a provider that
+        /// is started by the same command is given this long.
+        tell_at: Option<Time>,
     },
     /// A process.
     Up(Process),
@@ -353,8 +356,8 @@ impl Service {
     pub fn next_deadline(&self) -> Option<Time> {
         let waits = match &self.place {
             Place::Backoff { until } => Some(*until),
+            Place::Waiting { tell_at, .. } => *tell_at,
             Place::Stopped
-            | Place::Waiting { .. }
             | Place::Up(_)
             | Place::Vacant
             | Place::Exited { .. }

@@ -1,5 +1,7 @@
 //! A host for real-process tests: a daemon on a directory of its own, and releases to install.
 
+#![expect(dead_code, reason = "each test program uses its part")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up on it.
-pub const WATCHDOG: Duration = Duration::from_secs(60);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// Where cargo puts the workspace's programs.
 fn target() -> PathBuf {
@@ -22,7 +24,7 @@ fn target() -> PathBuf {
 }
 
 /// A program of another package of the workspace; built once if it is not there.
-pub fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let mut build = Command::new(env!("CARGO"));
@@ -42,7 +44,7 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// Waits for `ready` to give something.
-pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = ready() {
@@ -57,38 +59,55 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A daemon with a directory of its own; ended, and the directory removed, when dropped.
-pub struct Host {
-    pub root: PathBuf,
+pub(crate) struct Host {
+    pub(crate) root: PathBuf,
+    user: Option<u32>,
     daemon: Option<Child>,
 }
 
 impl Host {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// Starts the daemon as another user, without root's rights.
+    pub(crate) fn start_as(user: Option<u32>) -> Self {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("insula-{}-{number}", std::process::id()));
         fs::create_dir(&root).expect("a fresh directory");
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("our directory");
-        let mut host = Self { root, daemon: None };
+        if user.is_some() {
+            std::os::unix::fs::chown(&root, user, user).expect("we are root");
+        }
+        let mut host = Self {
+            root,
+            user,
+            daemon: None,
+        };
         host.start_daemon();
         host
     }
 
-    pub fn start_daemon(&mut self) {
+    pub(crate) fn start_daemon(&mut self) {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.root.join("insulad.log"))
             .expect("our directory");
-        let child = Command::new(env!("CARGO_BIN_EXE_insulad"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_insulad"));
+        command
             .arg("--root")
             .arg(&self.root)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be cloned"))
-            .stderr(log)
-            .spawn()
-            .expect("insulad starts");
+            .stderr(log);
+        if let Some(user) = self.user {
+            use std::os::unix::process::CommandExt;
+            command.uid(user).gid(user);
+        }
+        let child = command.spawn().expect("insulad starts");
         self.daemon = Some(child);
         wait_for("the control socket", || {
             let daemon = self.daemon.as_mut().expect("it was just started");
@@ -102,18 +121,18 @@ impl Host {
         });
     }
 
-    pub fn daemon_log(&self) -> String {
+    pub(crate) fn daemon_log(&self) -> String {
         fs::read_to_string(self.root.join("insulad.log")).unwrap_or_default()
     }
 
     /// Ends the daemon as `kill -9` does.
-    pub fn kill_daemon(&mut self) {
+    pub(crate) fn kill_daemon(&mut self) {
         let mut daemon = self.daemon.take().expect("a daemon runs");
         daemon.kill().expect("our child");
         daemon.wait().expect("our child");
     }
 
-    pub fn ctl(&self, args: &[&str]) -> Output {
+    pub(crate) fn ctl(&self, args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_insulactl"))
             .arg("--root")
             .arg(&self.root)
@@ -124,7 +143,7 @@ impl Host {
     }
 
     /// Runs a verb that must work, and gives what it printed.
-    pub fn must(&self, args: &[&str]) -> String {
+    pub(crate) fn must(&self, args: &[&str]) -> String {
         let output = self.ctl(args);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
@@ -138,7 +157,7 @@ impl Host {
     }
 
     /// The row of a service in `status --json`.
-    pub fn row(&self, name: &str) -> Value {
+    pub(crate) fn row(&self, name: &str) -> Value {
         let output = self.ctl(&["status", "--json", name]);
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             panic!(
@@ -149,7 +168,7 @@ impl Host {
         report["services"][0].clone()
     }
 
-    pub fn pid(&self, name: &str) -> i32 {
+    pub(crate) fn pid(&self, name: &str) -> i32 {
         let row = self.row(name);
         let pid = row["pid"]
             .as_i64()
@@ -157,14 +176,14 @@ impl Host {
         i32::try_from(pid).expect("a process id")
     }
 
-    pub fn wait_for_state(&self, name: &str, state: &str) -> Value {
+    pub(crate) fn wait_for_state(&self, name: &str, state: &str) -> Value {
         wait_for(&format!("{name} {state}"), || {
             Some(self.row(name)).filter(|row| row["state"] == state)
         })
     }
 
     /// Lays out a release: its manifest, and its programs below `bin/`.
-    pub fn release(&self, directory: &str, manifest: &str, programs: &[&str]) -> PathBuf {
+    pub(crate) fn release(&self, directory: &str, manifest: &str, programs: &[&str]) -> PathBuf {
         let release = self.root.join("releases").join(directory);
         fs::create_dir_all(release.join("bin")).expect("our directory");
         fs::write(release.join("service.toml"), manifest).expect("our directory");
@@ -175,10 +194,20 @@ impl Host {
     }
 
     /// Installs a release of kv.
-    pub fn install_kv(&self, version: &str) {
+    pub(crate) fn install_kv(&self, version: &str) {
         let manifest = fs::read_to_string(manifest_of("kv")).expect("kv has a manifest");
         let manifest = with_version(&manifest, version);
         let release = self.release(&format!("kv-{version}"), &manifest, &["kv"]);
+        self.must(&["install", path(&release)]);
+    }
+}
+
+impl Host {
+    /// Installs the gateway, to listen on this port.
+    pub(crate) fn install_gateway(&self, port: u16) {
+        let manifest = fs::read_to_string(manifest_of("gateway")).expect("it has a manifest");
+        let manifest = manifest.replace("18080", &port.to_string());
+        let release = self.release("gateway", &manifest, &["gateway"]);
         self.must(&["install", path(&release)]);
     }
 }
@@ -209,7 +238,7 @@ impl Drop for Host {
 }
 
 /// The manifest in a service's own directory.
-pub fn manifest_of(service: &str) -> PathBuf {
+pub(crate) fn manifest_of(service: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../services")
         .join(service)
@@ -217,7 +246,7 @@ pub fn manifest_of(service: &str) -> PathBuf {
 }
 
 /// The same manifest for another version.
-pub fn with_version(manifest: &str, version: &str) -> String {
+pub(crate) fn with_version(manifest: &str, version: &str) -> String {
     manifest
         .lines()
         .map(|line| {
@@ -231,6 +260,6 @@ pub fn with_version(manifest: &str, version: &str) -> String {
         .join("\n")
 }
 
-pub fn path(path: &Path) -> &str {
+pub(crate) fn path(path: &Path) -> &str {
     path.to_str().expect("our paths are text")
 }
