@@ -179,7 +179,7 @@ mod tests {
         symlink(&outside, top.join("a/link")).unwrap();
         symlink(&outside, top.join("a/b/link")).unwrap();
         symlink("..", top.join("a/b/c/up")).unwrap();
-        fs::set_permissions(top.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(top.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         remove_tree(&top).unwrap();
         assert!(!top.exists());
         symlink(&outside, &top).unwrap();

@@ -198,6 +198,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::zombie_processes, reason = "reaping it is what is tested")]
     async fn outcome_of(script: &str) -> Outcome {
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();

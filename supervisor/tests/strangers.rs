@@ -116,10 +116,7 @@ fn a_refused_release_names_all_its_problems_and_changes_nothing() {
     let changed = host.release("changed", &format!("{manifest}\n# changed\n"), &["kv"]);
     let refused = host.ctl(&["install", support::path(&changed)]);
     let text = String::from_utf8(refused.stderr).unwrap();
-    assert!(
-        text.contains("is installed with other content"),
-        "{text}"
-    );
+    assert!(text.contains("is installed with other content"), "{text}");
 
     // A contract that nobody provides.
     let manifest = "name = \"shop\"\nversion = \"1.0.0\"\n[run]\ncommand = [\"bin/misbehave\", \

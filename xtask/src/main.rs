@@ -1,6 +1,8 @@
-//! The workspace's own commands: `cargo xtask test` runs every check there is.
+//! The workspace's own commands: `cargo xtask demo` shows what Insula does, `cargo xtask test` runs
+//! every check there is.
 
 mod check;
+mod demo;
 mod deny;
 mod process;
 mod tally;
@@ -22,6 +24,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Upgrades, kills and rolls back a service under load, and prints what its clients noticed.
+    Demo {
+        /// Records of 1,000 bytes that are loaded first.
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..))]
+        records: u64,
+        /// Clients that run the workload, each an ordinary local program's thread.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=64))]
+        clients: u64,
+        /// Seconds between the upgrade, the kill and the rollback.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        pause: u64,
+    },
     /// Runs all checks and sums them up; fails if one of them failed.
     ///
     /// With CI=true in the environment, a skip whose reason README.md does not allow is a failure.
@@ -43,6 +57,15 @@ fn root() -> PathBuf {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Demo {
+            records,
+            clients,
+            pause,
+        } => demo::run(demo::Extent {
+            records,
+            clients,
+            pause: std::time::Duration::from_secs(pause),
+        }),
         Command::Test { only } => check::run_all(&only),
     }
 }

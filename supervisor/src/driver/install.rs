@@ -28,7 +28,7 @@ impl Driver {
                 // Who asked may have gone; the installation goes on.
                 let _ = news.send(InstallNews::Progress { done, total });
             });
-            let _ = inbox.send(News::Installed(Outcome { result, news }));
+            let _ = inbox.send(News::Installed(Box::new(Outcome { result, news })));
         });
     }
 

@@ -108,7 +108,7 @@ pub(crate) enum News {
     /// A local client asks for a contract.
     Resolve(ClientId, insula_contract::local::Resolve),
     /// An installation ended.
-    Installed(install::Outcome),
+    Installed(Box<install::Outcome>),
 }
 
 impl Driver {
@@ -225,7 +225,7 @@ impl Driver {
                 Ok(())
             }
             News::Resolve(client, resolve) => self.resolve(client, resolve),
-            News::Installed(outcome) => self.installed(outcome),
+            News::Installed(outcome) => self.installed(*outcome),
         }
     }
 
