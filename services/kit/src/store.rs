@@ -18,6 +18,7 @@
 //! The death of the process takes nothing that was answered in any of them. The environment is
 //! opened once in a process and stays open until its end.
 
+mod build;
 mod journal;
 mod meta;
 mod table;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 use heed::types::Bytes;
@@ -116,8 +118,8 @@ pub enum StoreError {
     /// LMDB, or the file system below it.
     #[error("the store failed")]
     Database(#[from] heed::Error),
-    /// Its directory cannot be made.
-    #[error("cannot make the store's directory")]
+    /// Its directory cannot be made or used.
+    #[error("cannot use the store's directory")]
     Directory(#[source] std::io::Error),
     /// Another process writes it now.
     #[error("epoch {ours} was overtaken: the store is written under epoch {current}")]
@@ -127,6 +129,12 @@ pub enum StoreError {
         /// What is stored.
         current: Epoch,
     },
+    /// A change of the batch failed half-way.
+    #[error("a change failed, and its batch was undone")]
+    Undone,
+    /// The thread that syncs cannot be started.
+    #[error("cannot start the thread that syncs")]
+    Thread(#[source] std::io::Error),
     /// This process does not lead.
     #[error("this process does not write the store now")]
     NotLeading,
@@ -146,10 +154,10 @@ pub enum StoreError {
         /// What the release says.
         wanted: u32,
     },
-    /// It was written by another build of LMDB or of the C library: both at once can hang.
-    #[error("the store belongs to another build ({found}), this is {ours}")]
+    /// A process of another build of LMDB or of the C library has it open: both at once can hang.
+    #[error("the store is open in a process of another build ({found}), this is {ours}")]
     OtherBuild {
-        /// What is stored.
+        /// What has it open.
         found: String,
         /// This process.
         ours: String,
@@ -175,7 +183,9 @@ struct Inner {
     /// What reads see; opened when first needed after a commit. Nobody else writes meanwhile, so
     /// it is never stale, and it keeps no page from being used again that a commit has freed.
     snapshot: RefCell<Option<RoTxn<'static, WithoutTls>>>,
-    unsynced: Arc<AtomicBool>,
+    /// A change failed half-way: what the batch holds must not be committed.
+    broken: Cell<bool>,
+    syncer: Option<Syncer>,
 }
 
 impl std::fmt::Debug for Store {
@@ -191,7 +201,10 @@ impl Store {
     /// Opens the environment in a directory, or makes it; as a follower, which only reads.
     pub fn open(directory: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
         std::fs::create_dir_all(directory).map_err(StoreError::Directory)?;
+        let claim = build::claim(directory, &build::ours())?;
         let env: &'static Env<WithoutTls> = Box::leak(Box::new(open_env(directory, options)?));
+        // Held for as long as the environment is open.
+        std::mem::forget(claim);
         // What a dead process left in the readers' table keeps pages from being used again.
         env.clear_stale_readers()?;
         let (meta, once) = env
@@ -201,6 +214,10 @@ impl Store {
                 Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, once)))
             })?
             .unwrap_commit();
+        let syncer = match options.durability {
+            Durability::Strict | Durability::Grouped => None,
+            Durability::Periodic(every) => Some(Syncer::start(env, every)?),
+        };
         let store = Self {
             inner: Rc::new(Inner {
                 env,
@@ -211,13 +228,11 @@ impl Store {
                 epoch: Cell::new(None),
                 batch: RefCell::new(None),
                 snapshot: RefCell::new(None),
-                unsynced: Arc::new(AtomicBool::new(false)),
+                broken: Cell::new(false),
+                syncer,
             }),
         };
         meta::check(&store, options.schema)?;
-        if let Durability::Periodic(every) = options.durability {
-            sync_every(env, every, store.inner.unsynced.clone());
-        }
         Ok(store)
     }
 
@@ -240,9 +255,12 @@ impl Store {
     pub fn lead(&self, epoch: Epoch) -> Result<(), StoreError> {
         self.abort();
         self.inner.snapshot.replace(None);
+        // The process that led before may have died within a look.
+        self.clear_dead_readers()?;
         let mut txn = self.inner.env.write_txn()?;
         let current = meta::epoch(&self.inner.meta, &txn)?;
-        if current >= epoch && self.inner.epoch.get() != Some(epoch) {
+        let had = self.inner.epoch.get() == Some(epoch);
+        if current > epoch || (current == epoch && !had) {
             return Err(StoreError::Fenced {
                 ours: epoch,
                 current,
@@ -254,6 +272,12 @@ impl Store {
         self.inner.env.force_sync()?;
         self.inner.epoch.set(Some(epoch));
         Ok(())
+    }
+
+    /// Gives back what dead processes hold: while they seem to read, no page that they could see
+    /// is used again. Done at opening and at every turn.
+    pub fn clear_dead_readers(&self) -> Result<usize, StoreError> {
+        Ok(self.inner.env.clear_stale_readers()?)
     }
 
     /// Writes no more until the next turn.
@@ -305,12 +329,19 @@ impl Store {
     }
 
     /// Writes into the batch that is under way, or into a transaction of its own.
+    ///
+    /// An error undoes all of the transaction, and so the batch: return one only for what nobody
+    /// could have foreseen.
     pub fn write<T>(
         &self,
         change: impl FnOnce(&mut Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Some(txn) = self.inner.batch.borrow_mut().as_mut() {
-            return change(&mut Writer::new(txn));
+            let done = change(&mut Writer::new(txn));
+            if done.is_err() {
+                self.inner.broken.set(true);
+            }
+            return done;
         }
         self.begin()?;
         let done = {
@@ -347,9 +378,12 @@ impl Store {
     fn commit(&self) -> Result<(), StoreError> {
         if let Some(txn) = self.inner.batch.replace(None) {
             self.inner.snapshot.replace(None);
+            if self.inner.broken.replace(false) {
+                return Err(StoreError::Undone);
+            }
             txn.commit()?;
-            if let Durability::Periodic(_) = self.inner.durability {
-                self.inner.unsynced.store(true, Ordering::Release);
+            if let Some(syncer) = &self.inner.syncer {
+                syncer.committed();
             }
         }
         Ok(())
@@ -357,6 +391,7 @@ impl Store {
 
     fn abort(&self) {
         self.inner.batch.replace(None);
+        self.inner.broken.set(false);
     }
 
     /// Copies it, as it is now, into a file, while it is written on.
@@ -402,30 +437,47 @@ fn open_env(directory: &Path, options: &StoreOptions) -> Result<Env<WithoutTls>,
 fn may_pass(error: &std::io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EBUSY | libc::EACCES | libc::EINVAL | libc::ENOENT)
-    ) && error.raw_os_error() != Some(libc::EACCES)
+        Some(libc::EAGAIN | libc::EBUSY | libc::EINVAL | libc::ENOENT)
+    )
 }
 
-/// Syncs from a thread of its own while there is something to sync: an idle store costs a look at
-/// a flag.
-fn sync_every(env: &'static Env<WithoutTls>, every: Duration, unsynced: Arc<AtomicBool>) {
-    let sync = move || {
-        loop {
-            std::thread::sleep(every);
-            if unsynced.swap(false, Ordering::AcqRel)
-                && let Err(error) = env.force_sync()
-            {
-                tracing::error!(%error, "cannot sync the store");
-                unsynced.store(true, Ordering::Release);
+/// Syncs from a thread of its own, some time after a commit; without commits it sleeps.
+struct Syncer {
+    unsynced: Arc<AtomicBool>,
+    thread: Thread,
+}
+
+impl Syncer {
+    fn start(env: &'static Env<WithoutTls>, every: Duration) -> Result<Self, StoreError> {
+        let unsynced = Arc::new(AtomicBool::new(false));
+        let seen = unsynced.clone();
+        let sync = move || {
+            loop {
+                while !seen.load(Ordering::Acquire) {
+                    std::thread::park();
+                }
+                std::thread::sleep(every);
+                // Before the sync: what is committed meanwhile may not be in it.
+                seen.store(false, Ordering::SeqCst);
+                if let Err(error) = env.force_sync() {
+                    tracing::error!(%error, "cannot sync the store");
+                    seen.store(true, Ordering::Release);
+                }
             }
+        };
+        let thread = std::thread::Builder::new()
+            .name("sync".to_owned())
+            .spawn(sync)
+            .map_err(StoreError::Thread)?
+            .thread()
+            .clone();
+        Ok(Self { unsynced, thread })
+    }
+
+    fn committed(&self) {
+        if !self.unsynced.swap(true, Ordering::AcqRel) {
+            self.thread.unpark();
         }
-    };
-    let spawned = std::thread::Builder::new()
-        .name("sync".to_owned())
-        .spawn(sync);
-    if let Err(error) = spawned {
-        tracing::error!(%error, "cannot start the thread that syncs the store");
-        std::process::abort();
     }
 }
 

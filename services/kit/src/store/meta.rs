@@ -11,24 +11,6 @@ const FORMAT: u32 = 1;
 const EPOCH: &[u8] = b"epoch";
 const FORMAT_KEY: &[u8] = b"format";
 const SCHEMA: &[u8] = b"schema";
-const BUILD: &[u8] = b"build";
-
-/// The C library and LMDB of this process: two builds on one environment can hang for ever.
-fn build() -> String {
-    let libc = if cfg!(target_env = "musl") {
-        "musl"
-    } else {
-        "glibc"
-    };
-    let lmdb = heed::lmdb_version();
-    format!(
-        "{libc} {} lmdb {}.{}.{}",
-        std::env::consts::ARCH,
-        lmdb.major,
-        lmdb.minor,
-        lmdb.patch
-    )
-}
 
 fn number(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_be_bytes)
@@ -51,9 +33,6 @@ pub(super) fn check(store: &Store, schema: u32) -> Result<(), StoreError> {
         Ok(meta.get(&txn, key)?.and_then(number))
     };
     let (format, found_schema) = (stored(FORMAT_KEY)?, stored(SCHEMA)?);
-    let found_build = meta
-        .get(&txn, BUILD)?
-        .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     if let Some(found) = format
         && found != u64::from(FORMAT)
@@ -71,16 +50,11 @@ pub(super) fn check(store: &Store, schema: u32) -> Result<(), StoreError> {
             wanted: schema,
         });
     }
-    if let Some(found) = found_build {
-        let ours = build();
-        if found != ours {
-            return Err(StoreError::OtherBuild { found, ours });
-        }
+    if format.is_some() && found_schema.is_some() {
         return Ok(());
     }
     meta.put(&mut txn, FORMAT_KEY, &u64::from(FORMAT).to_be_bytes())?;
     meta.put(&mut txn, SCHEMA, &u64::from(schema).to_be_bytes())?;
-    meta.put(&mut txn, BUILD, build().as_bytes())?;
     txn.commit()?;
     Ok(())
 }

@@ -63,6 +63,44 @@ fn only_a_leader_writes_and_what_it_committed_is_read() {
 }
 
 #[test]
+fn an_epoch_never_goes_back_even_for_the_process_that_had_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), Durability::Grouped);
+    store.lead(Epoch(3)).unwrap();
+    store.lead(Epoch(3)).unwrap();
+    let env = store.inner.env;
+    let mut txn = env.write_txn().unwrap();
+    meta::set_epoch(&store.inner.meta, &mut txn, Epoch(4)).unwrap();
+    txn.commit().unwrap();
+    assert!(matches!(
+        store.lead(Epoch(3)),
+        Err(StoreError::Fenced { .. })
+    ));
+    assert_eq!(store.stored_epoch().unwrap(), Epoch(4));
+}
+
+#[test]
+fn a_change_that_fails_undoes_its_batch_and_no_later_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path(), Durability::Grouped);
+    let table = store.table("entries").unwrap();
+    store.lead(Epoch(1)).unwrap();
+    let put = |store: &Store, key: &[u8]| store.write(|writer| table.put(writer, key, b"1"));
+    Journal::begin(&mut store).unwrap();
+    put(&store, b"a").unwrap();
+    assert!(put(&store, b"").is_err(), "LMDB has no empty keys");
+    assert!(matches!(
+        store.commit(),
+        Err(StoreError::Undone | StoreError::Database(_))
+    ));
+    Journal::begin(&mut store).unwrap();
+    put(&store, b"b").unwrap();
+    Journal::commit(&mut store).unwrap();
+    let len = store.read(|reader| table.len(reader)).unwrap();
+    assert_eq!(len, 1);
+}
+
+#[test]
 fn a_batch_is_seen_as_a_whole_or_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = open(directory.path(), Durability::Grouped);
