@@ -112,7 +112,10 @@ pub async fn wait(pidfd: Arc<AsyncFd<OwnedFd>>) -> Outcome {
     for _ in 0..ASK_TIMES {
         match kept_status(pidfd.get_ref()) {
             Ok(Some(outcome)) => return outcome,
-            Ok(None) => tokio::time::sleep(ASK_EVERY).await,
+            Ok(None) => match status_of_zombie(pidfd.get_ref()) {
+                Some(outcome) => return outcome,
+                None => tokio::time::sleep(ASK_EVERY).await,
+            },
             // The kernel keeps no status of strangers.
             Err(_) => return Outcome::Unknown,
         }
@@ -161,11 +164,38 @@ fn kept_status(pidfd: &OwnedFd) -> io::Result<Option<Outcome>> {
         return Ok(None);
     }
     let status = info.exit_code;
-    Ok(Some(if libc::WIFSIGNALED(status) {
+    Ok(Some(outcome_of_status(status)))
+}
+
+fn outcome_of_status(status: i32) -> Outcome {
+    if libc::WIFSIGNALED(status) {
         Outcome::Signal(libc::WTERMSIG(status))
     } else {
         Outcome::Code(libc::WEXITSTATUS(status))
-    }))
+    }
+}
+
+/// The status of a process that has ended and that its parent has not reaped: field 52 of
+/// `/proc/PID/stat`, which the kernel shows to who may trace it.
+fn status_of_zombie(pidfd: &OwnedFd) -> Option<Outcome> {
+    let number = || -> Option<i32> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+        let pid = info
+            .lines()
+            .find_map(|line| line.strip_prefix("Pid:"))?
+            .trim()
+            .parse()
+            .ok()?;
+        (pid > 0).then_some(pid)
+    };
+    let pid = number()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    // It was this process only if it still is: the number may have gone to another meanwhile.
+    if fields.first() != Some(&"Z") || number() != Some(pid) {
+        return None;
+    }
+    fields.get(49)?.parse().ok().map(outcome_of_status)
 }
 
 /// Where the output of an instance goes.
@@ -210,6 +240,27 @@ mod tests {
     async fn an_end_is_told_with_its_code_or_signal() {
         assert_eq!(outcome_of("exit 7").await, Outcome::Code(7));
         assert_eq!(outcome_of("kill -9 $$").await, Outcome::Signal(9));
+    }
+
+    #[test]
+    fn the_status_of_who_is_not_reaped_is_seen() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIPPED (needs root): the status of who is not reaped");
+            return;
+        }
+        for (script, outcome) in [
+            ("exit 7", Outcome::Code(7)),
+            ("kill -9 $$", Outcome::Signal(9)),
+        ] {
+            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pidfd = pidfd_open(i32::try_from(child.id()).unwrap()).unwrap();
+            let seen = std::iter::repeat_with(|| status_of_zombie(&pidfd))
+                .inspect(|_| std::thread::yield_now())
+                .find_map(|seen| seen);
+            assert_eq!(seen, Some(outcome));
+            child.wait().unwrap();
+            assert_eq!(status_of_zombie(&pidfd), None);
+        }
     }
 
     #[tokio::test]

@@ -118,13 +118,10 @@ fn services_outlive_a_killed_daemon_and_the_next_one_takes_charge_of_them() {
     host.must(&["start", "kv"]);
     let before = host.pid("kv");
     host.kill_daemon();
-    assert!(
-        std::path::Path::new(&format!("/proc/{before}")).exists(),
-        "kv died with the daemon"
-    );
+    assert!(support::is_running(before), "kv died with the daemon");
     host.start_daemon();
     host.wait_for_state("kv", "READY");
     assert_eq!(host.pid("kv"), before, "a second copy was started");
     assert!(host.must(&["stop", "kv"]).contains("kv: stopped"));
-    assert!(!std::path::Path::new(&format!("/proc/{before}")).exists());
+    assert!(!support::is_running(before), "kv still runs");
 }

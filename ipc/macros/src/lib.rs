@@ -11,7 +11,7 @@ use proc_macro::TokenStream;
 
 /// Makes a contract of a trait whose methods take a request and return a response.
 ///
-/// ```ignore
+/// ```text
 /// /// Counts things.
 /// #[contract(name = "counter", major = 1, error = CounterError, in_flight = 64)]
 /// pub trait Counter {
@@ -71,7 +71,7 @@ pub fn contract(options: TokenStream, item: TokenStream) -> TokenStream {
 /// A message may have one lifetime, that of the shared memory it is read from. It is positional:
 /// the order of fields and variants is what travels. `Debug` is to be derived beside it.
 ///
-/// ```ignore
+/// ```text
 /// #[derive(Debug, Message)]
 /// struct Get<'a> {
 ///     #[message(max = 500)]

@@ -1,8 +1,8 @@
 //! What a caller is told when there is no value: a status and a reason in JSON.
 
+use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use insula::ipc::client::CallError;
 use kv_contract::KvError;
 use serde::Serialize;
@@ -31,12 +31,13 @@ struct Error<'a> {
 }
 
 impl Problem {
-    pub(crate) fn new(
-        status: StatusCode,
-        code: &'static str,
-        message: impl Into<String>,
-    ) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            retry_after: None,
+        }
     }
 
     pub(crate) fn bad(message: impl Into<String>) -> Self {
@@ -46,13 +47,19 @@ impl Problem {
     pub(crate) fn unavailable() -> Self {
         let message = "nobody provides kv@1 now";
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
-        Self { retry_after: Some(1), ..problem }
+        Self {
+            retry_after: Some(1),
+            ..problem
+        }
     }
 
     pub(crate) fn busy() -> Self {
         let message = "too many requests wait already";
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
-        Self { retry_after: Some(1), ..problem }
+        Self {
+            retry_after: Some(1),
+            ..problem
+        }
     }
 }
 
@@ -98,10 +105,17 @@ impl From<CallError<KvError>> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = Body { error: Error { code: self.code, message: &self.message } };
+        let body = Body {
+            error: Error {
+                code: self.code,
+                message: &self.message,
+            },
+        };
         let mut response = (self.status, Json(body)).into_response();
         if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -132,7 +146,10 @@ mod tests {
             let problem = Problem::from(error);
             assert_eq!(problem.status.as_u16(), status, "{shown}");
             let response = problem.into_response();
-            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503);
+            assert_eq!(
+                response.headers().contains_key(header::RETRY_AFTER),
+                status == 503
+            );
         }
     }
 }

@@ -29,12 +29,12 @@ impl Backend {
         let waiting = Arc::new(Mutex::new(waiting));
         for number in 0..CONNECTIONS {
             let (edge, waiting) = (edge.clone(), waiting.clone());
-            thread::Builder::new().name(format!("kv-{number}")).spawn(move || {
-                match KvClient::connect(&edge) {
+            thread::Builder::new()
+                .name(format!("kv-{number}"))
+                .spawn(move || match KvClient::connect(&edge) {
                     Ok(client) => work(&client, &waiting),
                     Err(error) => give_up(&error),
-                }
-            })?;
+                })?;
         }
         Ok(backend)
     }
@@ -65,7 +65,10 @@ impl Backend {
 
 fn work(client: &KvClient, waiting: &Mutex<Receiver<Job>>) {
     loop {
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .recv();
         match job {
             Ok(job) => job(client),
             Err(_) => return,

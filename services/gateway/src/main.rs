@@ -27,13 +27,17 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    Service::new().requires::<kv_contract::Kv>().run(|context| serve(context, args.listen))
+    Service::new()
+        .requires::<kv_contract::Kv>()
+        .run(|context| serve(context, args.listen))
 }
 
 fn serve(context: &Context, listen: SocketAddr) -> Result<(), Failure> {
     let edge = context.runtime().edge::<kv_contract::Kv>(EDGE_WITHIN)?;
     let backend = Backend::start(&edge)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(listen).await?;
         tracing::info!("listening on http://{listen}");

@@ -59,7 +59,9 @@ fn options(headers: &HeaderMap) -> Result<CallOptions, Problem> {
             .filter(|ms| (1..=TIMEOUT_MAX_MS).contains(ms))
             .map(Duration::from_millis)
             .ok_or_else(|| {
-                Problem::bad(format!("X-Request-Timeout-Ms is not from 1 to {TIMEOUT_MAX_MS}"))
+                Problem::bad(format!(
+                    "X-Request-Timeout-Ms is not from 1 to {TIMEOUT_MAX_MS}"
+                ))
             })?,
     };
     Ok(CallOptions {
@@ -71,7 +73,11 @@ fn options(headers: &HeaderMap) -> Result<CallOptions, Problem> {
 
 /// The key in a path: its raw bytes, which need not be text.
 fn key(uri: &Uri) -> Result<Vec<u8>, Problem> {
-    let raw = uri.path().strip_prefix("/kv/").unwrap_or_default().as_bytes();
+    let raw = uri
+        .path()
+        .strip_prefix("/kv/")
+        .unwrap_or_default()
+        .as_bytes();
     let mut key = Vec::with_capacity(raw.len());
     let mut rest = raw.iter();
     while let Some(&byte) = rest.next() {
@@ -80,9 +86,9 @@ fn key(uri: &Uri) -> Result<Vec<u8>, Problem> {
             continue;
         }
         let digits = [rest.next(), rest.next()];
-        let value = digits
-            .into_iter()
-            .try_fold(0, |value, digit| Some(value * 16 + char::from(*digit?).to_digit(16)?));
+        let value = digits.into_iter().try_fold(0, |value, digit| {
+            Some(value * 16 + char::from(*digit?).to_digit(16)?)
+        });
         let value = value.and_then(|value| u8::try_from(value).ok());
         key.push(value.ok_or_else(|| Problem::bad("the key has a bad percent escape"))?);
     }
@@ -102,12 +108,20 @@ async fn read(
     let found = backend
         .call(move |kv| {
             let response = kv.get_with(&Get { key: &key }, options)?;
-            let lookup = response.get().map_err(|error| Problem::from_malformed(&error))?;
-            Ok(lookup.found.map(|found| (found.revision, Bytes::copy_from_slice(found.value))))
+            let lookup = response
+                .get()
+                .map_err(|error| Problem::from_malformed(&error))?;
+            Ok(lookup
+                .found
+                .map(|found| (found.revision, Bytes::copy_from_slice(found.value))))
         })
         .await?;
     let Some((revision, value)) = found else {
-        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "nothing is under this key"));
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "nothing is under this key",
+        ));
     };
     let content = (header::CONTENT_TYPE, "application/octet-stream".to_owned());
     Ok(([content, (header::ETAG, etag(revision))], value).into_response())
@@ -115,7 +129,11 @@ async fn read(
 
 /// What a caller expects to be there.
 fn condition(headers: &HeaderMap) -> Result<Option<Expected>, Problem> {
-    let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str());
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value: &header::HeaderValue| value.to_str())
+    };
     match (text(header::IF_MATCH), text(header::IF_NONE_MATCH)) {
         (None, None) => Ok(None),
         (None, Some(Ok("*"))) => Ok(Some(Expected::Absent)),
@@ -125,7 +143,9 @@ fn condition(headers: &HeaderMap) -> Result<Option<Expected>, Problem> {
             .and_then(|tag| tag.parse().ok())
             .map(|revision| Some(Expected::Revision(revision)))
             .ok_or_else(|| Problem::bad("If-Match is not one ETag as this server gives them")),
-        _ => Err(Problem::bad("only If-Match with one ETag, or If-None-Match: *, is understood")),
+        _ => Err(Problem::bad(
+            "only If-Match with one ETag, or If-None-Match: *, is understood",
+        )),
     }
 }
 
@@ -139,20 +159,39 @@ async fn write(
     let revision = backend
         .call(move |kv| {
             let Some(expected) = expected else {
-                let response = kv.put_with(&Put { key: &key, value: &value }, options)?;
-                let written = response.get().map_err(|error| Problem::from_malformed(&error))?;
+                let response = kv.put_with(
+                    &Put {
+                        key: &key,
+                        value: &value,
+                    },
+                    options,
+                )?;
+                let written = response
+                    .get()
+                    .map_err(|error| Problem::from_malformed(&error))?;
                 return Ok(written.revision);
             };
-            let request = CompareAndSwap { key: &key, expected, value: &value };
+            let request = CompareAndSwap {
+                key: &key,
+                expected,
+                value: &value,
+            };
             let response = kv.compare_and_swap_with(&request, options)?;
-            match response.get().map_err(|error| Problem::from_malformed(&error))? {
+            match response
+                .get()
+                .map_err(|error| Problem::from_malformed(&error))?
+            {
                 Swap::Swapped { revision } => Ok(revision),
                 Swap::Conflict { current } => {
                     let message = match current {
                         Some(revision) => format!("revision {revision} is there"),
                         None => "nothing is there".to_owned(),
                     };
-                    Err(Problem::new(StatusCode::PRECONDITION_FAILED, "conflict", message))
+                    Err(Problem::new(
+                        StatusCode::PRECONDITION_FAILED,
+                        "conflict",
+                        message,
+                    ))
                 }
             }
         })
@@ -169,13 +208,20 @@ async fn remove(
     let existed = backend
         .call(move |kv| {
             let response = kv.delete_with(&Delete { key: &key }, options)?;
-            Ok(response.get().map_err(|error| Problem::from_malformed(&error))?.existed)
+            Ok(response
+                .get()
+                .map_err(|error| Problem::from_malformed(&error))?
+                .existed)
         })
         .await?;
     if existed {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "nothing is under this key"))
+        Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "nothing is under this key",
+        ))
     }
 }
 
@@ -237,11 +283,19 @@ async fn scan(
                 cursor: cursor.as_deref(),
             };
             let response = kv.scan_with(&request, options)?;
-            let page = response.get().map_err(|error| Problem::from_malformed(&error))?;
+            let page = response
+                .get()
+                .map_err(|error| Problem::from_malformed(&error))?;
             let entries = page.entries.iter().map(|entry| {
                 let (key, key_base64) = shown(entry.key);
                 let (value, value_base64) = shown(entry.value);
-                EntryBody { key, key_base64, revision: entry.revision, value, value_base64 }
+                EntryBody {
+                    key,
+                    key_base64,
+                    revision: entry.revision,
+                    value,
+                    value_base64,
+                }
             });
             Ok(PageBody {
                 entries: entries.collect(),

@@ -24,7 +24,7 @@
 //! # }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     insula::Service::new().serve(|_| Ok((Ping1Dispatch::new(Echo), insula::NoStore)))
+//!     insula::Service::new().serve(|_| Ok((Ping1Dispatch(Echo), insula::NoStore)))
 //! }
 //! ```
 
@@ -37,5 +37,8 @@ pub mod store;
 pub use insula_ipc as ipc;
 pub use insula_ipc::{Message, contract};
 pub use runtime::Runtime;
-pub use service::{Context, Failure, NoStore, Service, Writes};
+pub use service::{Context, Failure, Service, Writes};
+
+/// The journal of a service that keeps no data.
+pub use insula_ipc::server::NoJournal as NoStore;
 pub use store::{Durability, Store, StoreError, StoreOptions};

@@ -37,14 +37,14 @@ pub(crate) struct Welcomed {
 }
 
 /// What changes while the process runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State {
     pub(crate) welcomed: Option<Welcomed>,
     pub(crate) routes: Option<Arc<OwnedFd>>,
     pub(crate) edges: BTreeMap<ContractId, Edge>,
     pub(crate) serving: Vec<EdgeId>,
     pub(crate) ready: bool,
-    pub(crate) leadership: Option<Leadership>,
+    pub(crate) leadership: Leadership,
     pub(crate) stopping: bool,
     /// The present line; none while no daemon is connected.
     line: Option<Arc<OwnedFd>>,
@@ -69,6 +69,7 @@ impl Shared {
         provides: Vec<ContractView>,
         requires: Vec<ContractView>,
         data_schema: u32,
+        leadership: Leadership,
     ) -> Self {
         Self {
             attempt,
@@ -76,7 +77,16 @@ impl Shared {
             provides,
             requires,
             data_schema,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                welcomed: None,
+                routes: None,
+                edges: BTreeMap::new(),
+                serving: Vec::new(),
+                ready: false,
+                leadership,
+                stopping: false,
+                line: None,
+            }),
             changed: Condvar::new(),
         }
     }
@@ -127,7 +137,7 @@ impl Shared {
             provides: self.provides.clone(),
             requires: self.requires.clone(),
             data_schema: self.data_schema,
-            leadership: state.leadership.unwrap_or(Leadership::NotNeeded),
+            leadership: state.leadership,
             ready: state.ready,
             serving: state.serving.clone(),
             routes_fd: state.routes.as_ref().map(|routes| routes.as_raw_fd()),

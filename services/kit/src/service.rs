@@ -19,20 +19,15 @@ use crate::store::{Store, StoreError};
 /// Why a service cannot go on.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The journal of a service that keeps no data.
-pub type NoStore = NoJournal;
-
 /// `EX_USAGE`: not started as it is meant to be.
 const EX_USAGE: u8 = 64;
 /// `EX_SOFTWARE`: failed.
 const EX_SOFTWARE: u8 = 70;
 
-/// What a service writes, if anything: a [`Store`], or [`NoStore`].
+/// What a service writes, if anything: a [`Store`], or [`crate::NoStore`].
 pub trait Writes: Journal {
     /// Whether one process at a time may write it.
     const NEEDS_LEADER: bool;
-    /// The version of its data's schema.
-    const HAS_DATA: bool = Self::NEEDS_LEADER;
     /// Takes a turn.
     fn lead(&mut self, epoch: Epoch) -> Result<(), StoreError>;
     /// Ends it.
@@ -117,13 +112,15 @@ impl Service {
         D: Dispatch,
         J: Writes,
     {
+        let leadership = if J::NEEDS_LEADER {
+            Leadership::Following
+        } else {
+            Leadership::NotNeeded
+        };
         self.live(
             vec![view::<D::Contract>()],
+            leadership,
             |context, commands, received| {
-                if J::NEEDS_LEADER {
-                    let shared = &context.runtime.shared;
-                    shared.change(|state| state.leadership = Some(Leadership::Following));
-                }
                 let (dispatch, journal) = set_up(&context)?;
                 Provider::new(&context, commands, dispatch, journal)?.run(received)
             },
@@ -133,12 +130,15 @@ impl Service {
     /// Runs a program with a main loop of its own; it says [`Runtime::ready`] when it is, and
     /// returns some time after [`Runtime::wait_for_stop`] does.
     pub fn run(self, main: impl FnOnce(&Context) -> Result<(), Failure>) -> ExitCode {
-        self.live(Vec::new(), |context, _, _| main(&context))
+        self.live(Vec::new(), Leadership::NotNeeded, |context, _, _| {
+            main(&context)
+        })
     }
 
     fn live(
         self,
         provides: Vec<ContractView>,
+        leadership: Leadership,
         work: impl FnOnce(Context, Commands, mpsc::Receiver<Command>) -> Result<(), Failure>,
     ) -> ExitCode {
         let Some((environment, listener)) = Environment::read() else {
@@ -153,6 +153,7 @@ impl Service {
             provides,
             self.requires,
             self.data_schema,
+            leadership,
         ));
         let (sender, received) = mpsc::channel();
         let commands = Commands {
@@ -308,8 +309,7 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
                 self.server.journal_mut().lead(epoch)?;
                 self.server.lead(true);
                 let leadership = Leadership::Leading(epoch);
-                self.shared
-                    .change(|state| state.leadership = Some(leadership));
+                self.shared.change(|state| state.leadership = leadership);
                 self.shared.say(&FromService::Leading { epoch });
             }
             Command::Yield(epoch) => {
@@ -333,7 +333,7 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
         if J::NEEDS_LEADER {
             self.server.journal_mut().give_up()?;
             self.shared
-                .change(|state| state.leadership = Some(Leadership::Following));
+                .change(|state| state.leadership = Leadership::Following);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! A file is read once and all of its problems are reported together, each with its file, line,
 //! column and key. That is why files are not read through serde, which stops at the first:
-//! [`document`] walks the parsed table with its positions, and each kind of file has a reader in
+//! `document` walks the parsed table with its positions, and each kind of file has a reader in
 //! its own module that lists the keys that there are. What a reader returns has passed every
 //! check. Keys that nothing enforces are not accepted.
 

@@ -1,8 +1,8 @@
 //! The one loop: collect, decide, record, execute; the only owner of state.
 //!
-//! Everything that happens reaches [`Driver::turn`] as an event: orders from the control API,
+//! Everything that happens reaches `Driver::turn` as an event: orders from the control API,
 //! exits and words of services from the tasks that wait for them, deadlines from the core. The
-//! core decides, the ledgers store what it decided, and only then [`Driver::execute`] acts. What
+//! core decides, the ledgers store what it decided, and only then `Driver::execute` acts. What
 //! acting brings about (a launch that failed) is an event again.
 
 pub mod ask;

@@ -1,6 +1,6 @@
 //! The depot: where installed releases lie, and how they get there.
 //!
-//! A release is an immutable directory under the hash of its content ([`content`]): nothing runs
+//! A release is an immutable directory under the hash of its content (`content`): nothing runs
 //! from anywhere else, and nothing changes it. Installing has two steps, so that the loop can
 //! look at a release before it counts:
 //!

@@ -237,6 +237,13 @@ impl Drop for Host {
     }
 }
 
+/// Whether a process runs; one that is dead and not reaped does not.
+pub(crate) fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
 /// The manifest in a service's own directory.
 pub(crate) fn manifest_of(service: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -34,9 +34,19 @@ fn conditions_are_etags_or_a_star() {
         HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())])
     };
     assert_eq!(condition(&HeaderMap::new()).unwrap(), None);
-    assert_eq!(condition(&headers("if-none-match", "*")).unwrap(), Some(Expected::Absent));
-    assert_eq!(condition(&headers("if-match", "\"7\"")).unwrap(), Some(Expected::Revision(7)));
-    for (name, value) in [("if-match", "7"), ("if-match", "*"), ("if-none-match", "\"7\"")] {
+    assert_eq!(
+        condition(&headers("if-none-match", "*")).unwrap(),
+        Some(Expected::Absent)
+    );
+    assert_eq!(
+        condition(&headers("if-match", "\"7\"")).unwrap(),
+        Some(Expected::Revision(7))
+    );
+    for (name, value) in [
+        ("if-match", "7"),
+        ("if-match", "*"),
+        ("if-none-match", "\"7\""),
+    ] {
         assert!(condition(&headers(name, value)).is_err(), "{name}: {value}");
     }
 }
@@ -71,7 +81,8 @@ struct Memory {
 impl Memory {
     fn set(&mut self, key: &[u8], value: &[u8]) -> u64 {
         self.revision += 1;
-        self.entries.insert(key.to_vec(), (self.revision, value.to_vec()));
+        self.entries
+            .insert(key.to_vec(), (self.revision, value.to_vec()));
         self.revision
     }
 }
@@ -85,14 +96,21 @@ impl KvServer for Memory {
             return reply.fail(&KvError::storage("on fire"));
         }
         let found = self.entries.get(request.key);
-        reply.send(&Lookup { found: found.map(|(revision, value)| Found { revision: *revision, value }) })
+        reply.send(&Lookup {
+            found: found.map(|(revision, value)| Found {
+                revision: *revision,
+                value,
+            }),
+        })
     }
     fn put(&mut self, _: &CallContext, request: Put<'_>, reply: Reply<'_, kv::Put>) -> Answer {
         let revision = self.set(request.key, request.value);
         reply.send(&Written { revision })
     }
     fn delete(&mut self, _: &CallContext, r: Delete<'_>, reply: Reply<'_, kv::Delete>) -> Answer {
-        reply.send(&Deleted { existed: self.entries.remove(r.key).is_some() })
+        reply.send(&Deleted {
+            existed: self.entries.remove(r.key).is_some(),
+        })
     }
     fn compare_and_swap(
         &mut self,
@@ -112,14 +130,20 @@ impl KvServer for Memory {
         reply.send(&Swap::Swapped { revision })
     }
     fn scan(&mut self, _: &CallContext, request: Scan<'_>, reply: Reply<'_, kv::Scan>) -> Answer {
-        let Keys::Prefix(prefix) = request.keys else { return reply.fail(&KvError::BadCursor) };
+        let Keys::Prefix(prefix) = request.keys else {
+            return reply.fail(&KvError::BadCursor);
+        };
         let after = request.cursor.unwrap_or_default();
         let found: Vec<_> = self
             .entries
             .iter()
             .filter(|(key, _)| key.starts_with(prefix) && key.as_slice() > after)
             .take(request.limit as usize + 1)
-            .map(|(key, (revision, value))| Entry { key, revision: *revision, value })
+            .map(|(key, (revision, value))| Entry {
+                key,
+                revision: *revision,
+                value,
+            })
             .collect();
         let entries: Vec<_> = found.iter().take(request.limit as usize).copied().collect();
         let next = (found.len() > entries.len()).then(|| entries[entries.len() - 1].key);
@@ -222,18 +246,37 @@ async fn values_are_read_written_listed_and_removed_and_every_failure_has_its_st
 
     assert_eq!(ask(&backend, Method::GET, "/kv/a", &[], "").await.0, 404);
     let (status, headers, _) = ask(&backend, Method::PUT, "/kv/a", &[], "one").await;
-    assert_eq!((status, headers[header::ETAG].to_str().unwrap()), (204, "\"1\""));
+    assert_eq!(
+        (status, headers[header::ETAG].to_str().unwrap()),
+        (204, "\"1\"")
+    );
     let (status, headers, body) = ask(&backend, Method::GET, "/kv/a", &[], "").await;
     assert_eq!((status, body.as_slice()), (200, &b"one"[..]));
     assert_eq!(headers[header::ETAG], "\"1\"");
 
     let absent = [("if-none-match", "*")];
-    assert_eq!(ask(&backend, Method::PUT, "/kv/a", &absent, "two").await.0, 412);
+    assert_eq!(
+        ask(&backend, Method::PUT, "/kv/a", &absent, "two").await.0,
+        412
+    );
     let matching = [("if-match", "\"1\"")];
-    assert_eq!(ask(&backend, Method::PUT, "/kv/a", &matching, "two").await.0, 204);
-    assert_eq!(ask(&backend, Method::PUT, "/kv/a", &matching, "three").await.0, 412);
+    assert_eq!(
+        ask(&backend, Method::PUT, "/kv/a", &matching, "two")
+            .await
+            .0,
+        204
+    );
+    assert_eq!(
+        ask(&backend, Method::PUT, "/kv/a", &matching, "three")
+            .await
+            .0,
+        412
+    );
 
-    assert_eq!(ask(&backend, Method::PUT, "/kv/a%ff", &[], "x").await.0, 204);
+    assert_eq!(
+        ask(&backend, Method::PUT, "/kv/a%ff", &[], "x").await.0,
+        204
+    );
     let (status, _, body) = ask(&backend, Method::GET, "/kv?prefix=a&limit=1", &[], "").await;
     assert_eq!(status, 200);
     let page: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -248,12 +291,19 @@ async fn values_are_read_written_listed_and_removed_and_every_failure_has_its_st
     assert_eq!(ask(&backend, Method::DELETE, "/kv/a", &[], "").await.0, 404);
 
     let hurry = [("x-request-timeout-ms", "30")];
-    assert_eq!(ask(&backend, Method::GET, "/kv/slow", &hurry, "").await.0, 504);
+    assert_eq!(
+        ask(&backend, Method::GET, "/kv/slow", &hurry, "").await.0,
+        504
+    );
     let (status, _, body) = ask(&backend, Method::GET, "/kv/broken", &[], "").await;
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((status, &body["error"]["code"]), (500, &"storage".into()));
     for bad in ["/kv?limit=x", "/kv?unknown=1", "/kv?cursor=*"] {
-        assert_eq!(ask(&backend, Method::GET, bad, &[], "").await.0, 400, "{bad}");
+        assert_eq!(
+            ask(&backend, Method::GET, bad, &[], "").await.0,
+            400,
+            "{bad}"
+        );
     }
     let bad = [("x-request-timeout-ms", "0")];
     assert_eq!(ask(&backend, Method::GET, "/kv/a", &bad, "").await.0, 400);
