@@ -78,9 +78,17 @@ pub(crate) struct Pass<'a> {
     pub tally: &'a Tally,
 }
 
+/// How long of that while nobody provides the contract.
+const PROVIDER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Failed requests after which a thread gives up: a store that is away is not waited for once per
+/// record. What it leaves out is missing in [`Passed::done`].
+const FAILURES_MAX: u64 = 100;
+
 fn options() -> CallOptions {
     CallOptions {
         deadline: Some(DEADLINE),
+        wait_for_provider: Some(PROVIDER_WITHIN),
         ..CallOptions::default()
     }
 }
@@ -107,6 +115,9 @@ impl Pass<'_> {
                 outcome.map(|_| Ok(()))
             };
             for number in self.share(thread) {
+                if passed.errors.count() > FAILURES_MAX {
+                    break;
+                }
                 // Clients of runs are numbered from 0; these do not meet them.
                 let stamp = Stamp {
                     run,
@@ -153,6 +164,9 @@ impl Pass<'_> {
                 Ok(check(number, found))
             };
             for number in self.share(thread) {
+                if passed.errors.count() > FAILURES_MAX {
+                    break;
+                }
                 let key = key(self.prefix, number);
                 if waiting.len() == DEPTH
                     && let Some(first) = waiting.pop_front()

@@ -42,6 +42,8 @@ enum Fault {
     ReadsStale,
     /// A put fails and says so.
     Refuses,
+    /// Every read fails, even before anything is loaded.
+    ReadsNothing,
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +88,9 @@ impl State {
 impl KvServer for Memory {
     fn get(&mut self, _: &CallContext, request: Get<'_>, reply: Reply<'_, kv::Get>) -> Answer {
         let mut state = self.0.borrow_mut();
+        if state.fault == Fault::ReadsNothing {
+            return reply.fail(&KvError::storage("the disk is gone"));
+        }
         let stale = state.strikes(Fault::ReadsStale);
         let entry = state.entries.get(request.key);
         let entry = entry.map(|(now, before)| if stale { before } else { now });
@@ -359,4 +364,19 @@ fn records_that_are_not_there_are_told() {
     assert!(!report.passed);
     assert!(report.run.is_none());
     assert_eq!(report.survey.unwrap().violations.count, RECORDS);
+}
+
+#[test]
+fn a_store_that_fails_throughout_is_given_up() {
+    let provider = Provider::start("load-gone", Fault::ReadsNothing);
+    let mut order = running(Workload::C);
+    order.extent.records = 5_000;
+    let survey = provider.exercise(&order, false).survey.unwrap();
+    assert_eq!(survey.good, 0);
+    // Three threads, each with some more requests on their way when it gives up.
+    assert!(
+        (300..600).contains(&survey.errors.count()),
+        "{:?}",
+        survey.errors
+    );
 }
