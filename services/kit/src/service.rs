@@ -28,6 +28,8 @@ const EX_SOFTWARE: u8 = 70;
 pub trait Writes: Journal {
     /// Whether one process at a time may write it.
     const NEEDS_LEADER: bool;
+    /// Whether it may still write in the turn that it took: a later one may have overtaken it.
+    fn leads(&self) -> bool;
     /// Takes a turn.
     fn lead(&mut self, epoch: Epoch) -> Result<(), StoreError>;
     /// Ends it.
@@ -36,6 +38,9 @@ pub trait Writes: Journal {
 
 impl Writes for NoJournal {
     const NEEDS_LEADER: bool = false;
+    fn leads(&self) -> bool {
+        true
+    }
     fn lead(&mut self, _: Epoch) -> Result<(), StoreError> {
         Ok(())
     }
@@ -46,6 +51,9 @@ impl Writes for NoJournal {
 
 impl Writes for Store {
     const NEEDS_LEADER: bool = true;
+    fn leads(&self) -> bool {
+        self.epoch().is_some()
+    }
     fn lead(&mut self, epoch: Epoch) -> Result<(), StoreError> {
         Store::lead(self, epoch)
     }
@@ -227,6 +235,8 @@ impl Environment {
 struct Provider<'a, D, J> {
     shared: &'a Shared,
     server: Server<D, J>,
+    /// Has a turn, as far as it was told.
+    leading: bool,
 }
 
 impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
@@ -259,7 +269,11 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
         }
         // Set once: there is one provider in a process.
         let _ = commands.waker.set(server.waker());
-        Ok(Self { shared, server })
+        Ok(Self {
+            shared,
+            server,
+            leading: false,
+        })
     }
 
     fn run(mut self, received: mpsc::Receiver<Command>) -> Result<(), Failure> {
@@ -277,6 +291,9 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
             }
             if !self.server.turn() {
                 self.server.park();
+            } else if self.leading && !self.server.journal_mut().leads() {
+                // What it was asked to write meanwhile was refused, and goes to the other one.
+                return Err("another process took the next turn at the store".into());
             }
         }
     }
@@ -308,6 +325,7 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
             Command::Lead(epoch) => {
                 self.server.journal_mut().lead(epoch)?;
                 self.server.lead(true);
+                self.leading = true;
                 let leadership = Leadership::Leading(epoch);
                 self.shared.change(|state| state.leadership = leadership);
                 self.shared.say(&FromService::Leading { epoch });
@@ -330,6 +348,7 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
     }
 
     fn give_up(&mut self) -> Result<(), StoreError> {
+        self.leading = false;
         if J::NEEDS_LEADER {
             self.server.journal_mut().give_up()?;
             self.shared
