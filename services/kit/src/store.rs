@@ -21,15 +21,13 @@
 mod build;
 mod journal;
 mod meta;
+mod sync;
 mod table;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Thread;
 use std::time::Duration;
 
 use heed::types::Bytes;
@@ -37,12 +35,18 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn,
 use insula_ipc::protocol::id::Epoch;
 use thiserror::Error;
 
+use sync::Syncer;
 pub use table::{Entries, Reader, Table, Writer};
 
 type Raw = Database<'static, Bytes, Bytes>;
 
 /// Readers of an environment at once, over all processes.
 const READERS_MAX: u32 = 1024;
+/// The least address space beyond what entries may take, in bytes: a full store must still be able
+/// to remove entries, for which LMDB copies pages.
+pub const SLACK: u64 = 64 << 20;
+/// The least size of a page in bytes.
+const PAGE: u64 = 4096;
 /// Opening can fail while another process opens or closes: this many tries.
 const OPEN_TRIES: u32 = 50;
 const OPEN_EVERY: Duration = Duration::from_millis(10);
@@ -93,7 +97,8 @@ impl FromStr for Durability {
 pub struct StoreOptions {
     /// When a commit is on the disk.
     pub durability: Durability,
-    /// The most bytes that it may take: address space, which costs nothing until it is used.
+    /// The most bytes that its entries may take. The file may grow beyond, by an eighth and
+    /// [`SLACK`], where entries are removed and written anew.
     pub size_max: u64,
     /// The version of the data's schema.
     pub schema: u32,
@@ -129,6 +134,9 @@ pub enum StoreError {
         /// What is stored.
         current: Epoch,
     },
+    /// Its entries would take more than they may.
+    #[error("the store is full")]
+    Full,
     /// A change of the batch failed half-way.
     #[error("a change failed, and its batch was undone")]
     Undone,
@@ -176,6 +184,8 @@ struct Inner {
     path: PathBuf,
     meta: Raw,
     once: Raw,
+    tables: RefCell<Vec<Raw>>,
+    size_max: u64,
     durability: Durability,
     epoch: Cell<Option<Epoch>>,
     /// The batch under way.
@@ -185,6 +195,8 @@ struct Inner {
     snapshot: RefCell<Option<RoTxn<'static, WithoutTls>>>,
     /// A change failed half-way: what the batch holds must not be committed.
     broken: Cell<bool>,
+    /// Bytes that the batch may still add.
+    room: Cell<u64>,
     syncer: Option<Syncer>,
 }
 
@@ -224,11 +236,14 @@ impl Store {
                 path: directory.to_owned(),
                 meta,
                 once,
+                tables: RefCell::new(Vec::new()),
+                size_max: options.size_max,
                 durability: options.durability,
                 epoch: Cell::new(None),
                 batch: RefCell::new(None),
                 snapshot: RefCell::new(None),
                 broken: Cell::new(false),
+                room: Cell::new(0),
                 syncer,
             }),
         };
@@ -245,6 +260,7 @@ impl Store {
                 Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(raw))
             })?
             .unwrap_commit();
+        self.inner.tables.borrow_mut().push(raw);
         Ok(Table::new(raw))
     }
 
@@ -300,9 +316,25 @@ impl Store {
         self.inner.durability
     }
 
-    /// The most bytes that it may take.
+    /// The most bytes that its entries may take.
     pub fn size_max(&self) -> u64 {
-        self.inner.env.info().map_size as u64
+        self.inner.size_max
+    }
+
+    /// Bytes that entries may still take.
+    fn room(&self, txn: &RoTxn<'_>) -> Result<u64, StoreError> {
+        let max = self.inner.size_max;
+        // The pages that were ever used are no fewer than those in use, and known at once.
+        let touched = (self.inner.env.info().last_page_number as u64 + 1) * PAGE;
+        if touched <= max / 2 {
+            return Ok(max - touched);
+        }
+        let mut used = 0;
+        for table in self.inner.tables.borrow().iter() {
+            used += table.stat(txn)?.non_free_page_size() as u64;
+        }
+        used += self.inner.once.stat(txn)?.non_free_page_size() as u64;
+        Ok(max.saturating_sub(used))
     }
 
     /// The epoch of the last turn that any process took.
@@ -330,15 +362,16 @@ impl Store {
 
     /// Writes into the batch that is under way, or into a transaction of its own.
     ///
-    /// An error undoes all of the transaction, and so the batch: return one only for what nobody
-    /// could have foreseen.
+    /// An error after the first change undoes all of the transaction, and so the batch: what may be
+    /// refused, like the entry that may be too much, comes first.
     pub fn write<T>(
         &self,
         change: impl FnOnce(&mut Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Some(txn) = self.inner.batch.borrow_mut().as_mut() {
-            let done = change(&mut Writer::new(txn));
-            if done.is_err() {
+            let mut writer = Writer::new(txn, &self.inner.room);
+            let done = change(&mut writer);
+            if done.is_err() && writer.has_changed() {
                 self.inner.broken.set(true);
             }
             return done;
@@ -347,7 +380,7 @@ impl Store {
         let done = {
             let mut batch = self.inner.batch.borrow_mut();
             let txn = batch.as_mut().ok_or(StoreError::NotLeading)?;
-            change(&mut Writer::new(txn))
+            change(&mut Writer::new(txn, &self.inner.room))
         };
         match done {
             Ok(done) => {
@@ -371,6 +404,7 @@ impl Store {
             self.inner.snapshot.replace(None);
             return Err(StoreError::Fenced { ours, current });
         }
+        self.inner.room.set(self.room(&txn)?);
         self.inner.batch.replace(Some(txn));
         Ok(())
     }
@@ -411,7 +445,8 @@ fn open_env(directory: &Path, options: &StoreOptions) -> Result<Env<WithoutTls>,
     let mut tries = 0;
     loop {
         let mut open = EnvOpenOptions::new().read_txn_without_tls();
-        open.map_size(usize::try_from(options.size_max).unwrap_or(usize::MAX))
+        let mapped = options.size_max + options.size_max / 8 + SLACK;
+        open.map_size(usize::try_from(mapped.next_multiple_of(1 << 16)).unwrap_or(usize::MAX))
             .max_dbs(options.tables_max + 2)
             .max_readers(READERS_MAX);
         #[expect(unsafe_code, reason = "heed cannot know who else has the files")]
@@ -439,46 +474,6 @@ fn may_pass(error: &std::io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EAGAIN | libc::EBUSY | libc::EINVAL | libc::ENOENT)
     )
-}
-
-/// Syncs from a thread of its own, some time after a commit; without commits it sleeps.
-struct Syncer {
-    unsynced: Arc<AtomicBool>,
-    thread: Thread,
-}
-
-impl Syncer {
-    fn start(env: &'static Env<WithoutTls>, every: Duration) -> Result<Self, StoreError> {
-        let unsynced = Arc::new(AtomicBool::new(false));
-        let seen = unsynced.clone();
-        let sync = move || {
-            loop {
-                while !seen.load(Ordering::Acquire) {
-                    std::thread::park();
-                }
-                std::thread::sleep(every);
-                // Before the sync: what is committed meanwhile may not be in it.
-                seen.store(false, Ordering::SeqCst);
-                if let Err(error) = env.force_sync() {
-                    tracing::error!(%error, "cannot sync the store");
-                    seen.store(true, Ordering::Release);
-                }
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("sync".to_owned())
-            .spawn(sync)
-            .map_err(StoreError::Thread)?
-            .thread()
-            .clone();
-        Ok(Self { unsynced, thread })
-    }
-
-    fn committed(&self) {
-        if !self.unsynced.swap(true, Ordering::AcqRel) {
-            self.thread.unpark();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -54,7 +54,10 @@ fn failed(error: &StoreError) -> KvError {
     if let Some(cause) = std::error::Error::source(error) {
         text = format!("{text}: {cause}");
     }
-    tracing::error!("{text}");
+    // Only the first time would be news that it is full, and the figures tell it.
+    if !matches!(error, StoreError::Full) {
+        tracing::error!("{text}");
+    }
     KvError::storage(text)
 }
 

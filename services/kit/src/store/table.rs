@@ -1,10 +1,14 @@
 //! Tables of byte strings, and the two ways to use them.
 
+use std::cell::Cell;
 use std::ops::Bound;
 
 use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::{Raw, StoreError};
+
+/// What an entry may take beside its bytes: parts of pages.
+const ENTRY: u64 = 8192;
 
 /// A look at what is committed.
 pub struct Reader<'a> {
@@ -24,6 +28,9 @@ impl<'a> Reader<'a> {
 /// A transaction that is under way.
 pub struct Writer<'a> {
     txn: &'a mut RwTxn<'static>,
+    /// Bytes that may still be added.
+    room: &'a Cell<u64>,
+    changed: bool,
 }
 
 impl std::fmt::Debug for Reader<'_> {
@@ -39,8 +46,27 @@ impl std::fmt::Debug for Writer<'_> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(txn: &'a mut RwTxn<'static>) -> Self {
-        Self { txn }
+    pub(super) fn new(txn: &'a mut RwTxn<'static>, room: &'a Cell<u64>) -> Self {
+        Self {
+            txn,
+            room,
+            changed: false,
+        }
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Whether an entry may be added; once the first of a change is, the rest of it is too, as far
+    /// as the slack goes.
+    fn has_room_for(&self, bytes: u64) -> bool {
+        let room = self.room.get();
+        if room < bytes && !self.changed {
+            return false;
+        }
+        self.room.set(room.saturating_sub(bytes));
+        true
     }
 }
 
@@ -73,12 +99,21 @@ impl Table {
     }
 
     /// Sets the value under a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if there is no room for it, though only for the first change of a
+    /// [`Store::write`](super::Store::write): a change is refused as a whole.
     pub fn put(&self, writer: &mut Writer<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        if !writer.has_room_for((key.len() + value.len()) as u64 + ENTRY) {
+            return Err(StoreError::Full);
+        }
+        writer.changed = true;
         Ok(self.raw.put(writer.txn, key, value)?)
     }
 
     /// Removes a key; says whether it was there.
     pub fn delete(&self, writer: &mut Writer<'_>, key: &[u8]) -> Result<bool, StoreError> {
+        writer.changed = true;
         Ok(self.raw.delete(writer.txn, key)?)
     }
 

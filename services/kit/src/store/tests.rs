@@ -120,6 +120,47 @@ fn a_batch_is_seen_as_a_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_full_store_refuses_entries_answers_on_and_takes_them_once_others_are_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        size_max: 4 << 20,
+        durability: Durability::Periodic(Duration::from_millis(50)),
+        ..Default::default()
+    };
+    let mut store = Store::open(directory.path(), &options).unwrap();
+    let table = store.table("entries").unwrap();
+    store.lead(Epoch(1)).unwrap();
+    let mut sequence = 0;
+    for value in [1000, 5000, 300_000] {
+        let value = vec![7; value];
+        for _ in 0..2 {
+            let mut keys = 0_u32;
+            loop {
+                Journal::begin(&mut store).unwrap();
+                let put = store.write(|w| table.put(w, &keys.to_be_bytes(), &value));
+                // Refused or not: the answer is recorded, in the same transaction.
+                sequence += 1;
+                let key = once(1, 0, sequence);
+                Journal::record(&mut store, key, sequence, AnswerKind::Response, b"").unwrap();
+                Journal::commit(&mut store).unwrap();
+                match put {
+                    Ok(()) => keys += 1,
+                    Err(StoreError::Full) => break,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            let bytes = u64::from(keys) * value.len() as u64;
+            assert!(bytes > options.size_max / 3, "{bytes} in {keys} entries");
+            for key in 0..keys {
+                let deleted = store.write(|w| table.delete(w, &key.to_be_bytes()));
+                assert!(deleted.unwrap());
+            }
+        }
+    }
+    assert_eq!(store.recorded().unwrap(), 1);
+}
+
+#[test]
 fn a_recorded_answer_is_recalled_until_it_is_forgotten() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = open(directory.path(), Durability::Grouped);
