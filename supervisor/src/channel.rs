@@ -146,17 +146,21 @@ impl Channels {
         )
     }
 
-    /// Removes all channels of an earlier daemon but those of living attempts.
+    /// Removes all channels of an earlier daemon but those of living attempts. Local clients are
+    /// not known to a later daemon: theirs stay as long as the provider lives.
     pub fn clear_but(&self, living: impl Fn(Attempt) -> bool) -> io::Result<()> {
         for provider in entries(&self.root)? {
             for edge in entries(&provider)? {
+                let of_client = edge
+                    .file_name()
+                    .is_some_and(|name| name.as_encoded_bytes().starts_with(b"_"));
                 for channel in entries(&edge)? {
                     let name = channel.file_name().unwrap_or_default().to_string_lossy();
                     let attempts = name.split_once('.').and_then(|(p, c)| {
                         let attempt = |text| u64::from_str_radix(text, 16).ok().map(Attempt);
                         Some((attempt(p)?, attempt(c)?))
                     });
-                    if !attempts.is_some_and(|(p, c)| living(p) && living(c)) {
+                    if !attempts.is_some_and(|(p, c)| living(p) && (of_client || living(c))) {
                         remove_tree(&channel)?;
                     }
                 }

@@ -114,25 +114,7 @@ impl RouteTable {
             source,
         };
         let other = |wrong| RecoverError::Other { pid, number, wrong };
-        let held = File::options()
-            .read(true)
-            .custom_flags(libc::O_PATH)
-            .open(format!("/proc/{pid}/fd/{number}"))
-            .map_err(open)?;
-        let found = held.metadata().map_err(open)?;
-        if !found.is_file() || found.len() != TABLE_SIZE as u64 {
-            return Err(other("its type or size"));
-        }
-        if found.uid() != geteuid().as_raw() || found.mode() & 0o7777 != Self::mode() {
-            return Err(other("its owner or mode"));
-        }
-        let file = reopen(&held, File::options().read(true).write(true)).map_err(open)?;
-        // Only a memfd, or a file on a tmpfs, has seals at all.
-        match fcntl(&file, FcntlArg::F_GET_SEALS) {
-            Ok(found) if found == seals().bits() => {}
-            Ok(_) | Err(nix::Error::EINVAL) => return Err(other("its seals")),
-            Err(error) => return Err(open(error.into())),
-        }
+        let file = recover_file(pid, number, TABLE_SIZE, Self::mode())?;
         let table = Self::map(file).map_err(open)?;
         let header = &table.get().header;
         if header.magic.load(Ordering::SeqCst) != route::MAGIC
@@ -196,17 +178,71 @@ impl RouteTable {
     }
 }
 
+/// Reopens for writing what a service holds under a number, if it is of our making.
+fn recover_file(pid: i32, number: i32, size: usize, mode: u32) -> Result<File, RecoverError> {
+    let open = |source| RecoverError::Open {
+        pid,
+        number,
+        source,
+    };
+    let other = |wrong| RecoverError::Other { pid, number, wrong };
+    let held = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(format!("/proc/{pid}/fd/{number}"))
+        .map_err(open)?;
+    let found = held.metadata().map_err(open)?;
+    if !found.is_file() || found.len() != size as u64 {
+        return Err(other("its type or size"));
+    }
+    if found.uid() != geteuid().as_raw() || found.mode() & 0o7777 != mode {
+        return Err(other("its owner or mode"));
+    }
+    let file = reopen(&held, File::options().read(true).write(true)).map_err(open)?;
+    // Only a memfd, or a file on a tmpfs, has seals at all.
+    match fcntl(&file, FcntlArg::F_GET_SEALS) {
+        Ok(found) if found == seals().bits() => Ok(file),
+        Ok(_) | Err(nix::Error::EINVAL) => Err(other("its seals")),
+        Err(error) => Err(open(error.into())),
+    }
+}
+
+/// What the memfds of edge pages are called, before the route and the consumer's attempt.
+const PAGE_NAME: &str = "insula-edge";
+const PAGE_MODE: u32 = 0o600;
+
 /// The page of an edge and one attempt of its consumer.
+///
+/// Its memfd's name says which edge's and whose it is, so that a later daemon finds it among the
+/// consumer's descriptors; the name cannot be changed, and the owner shows who gave it.
 #[derive(Debug)]
 pub struct EdgePage {
     file: File,
 }
 
 impl EdgePage {
-    /// Makes a page on which nobody waits.
-    pub fn create() -> io::Result<Self> {
-        let file = sealed("insula-edge", PAGE_SIZE, 0o600, edge::MAGIC, edge::LAYOUT)?;
+    /// Makes a page on which nobody waits, for this route and attempt of the consumer.
+    pub fn create(route: u32, consumer: Attempt) -> io::Result<Self> {
+        let name = format!("{PAGE_NAME}.{route}.{:x}", consumer.0);
+        let file = sealed(&name, PAGE_SIZE, PAGE_MODE, edge::MAGIC, edge::LAYOUT)?;
         Ok(Self { file })
+    }
+
+    /// Takes the page of an earlier daemon from the consumer that holds it.
+    pub fn recover(pid: i32, number: i32) -> Result<Self, RecoverError> {
+        let file = recover_file(pid, number, PAGE_SIZE, PAGE_MODE)?;
+        Ok(Self { file })
+    }
+
+    /// The route and the consumer's attempt of the page behind a link below `/proc/PID/fd`.
+    pub fn parse_link(link: &str) -> Option<(u32, Attempt)> {
+        let name = link.strip_prefix("/memfd:")?.split(' ').next()?;
+        let (route, consumer) = name
+            .strip_prefix(PAGE_NAME)?
+            .strip_prefix('.')?
+            .split_once('.')?;
+        let consumer = u64::from_str_radix(consumer, 16).ok()?;
+        Some((route.parse().ok()?, Attempt(consumer)))
     }
 
     /// A descriptor for an end of the edge, which maps it for writing.
@@ -326,7 +362,7 @@ mod tests {
     #[test]
     fn neither_table_nor_page_changes_its_size() {
         let table = RouteTable::create().unwrap();
-        let page = EdgePage::create().unwrap();
+        let page = EdgePage::create(1, Attempt(2)).unwrap();
         for file in [&table.file, &page.file] {
             let size = file.metadata().unwrap().len();
             for other in [0, size - 1, size + 1] {
@@ -368,7 +404,10 @@ mod tests {
         let size = TABLE_SIZE as u64;
         let mode = RouteTable::mode();
         let make = |magic, mode| sealed("forged", TABLE_SIZE, mode, magic, route::LAYOUT).unwrap();
-        assert_eq!(wrong(&EdgePage::create().unwrap().file), "its type or size");
+        assert_eq!(
+            wrong(&EdgePage::create(1, Attempt(2)).unwrap().file),
+            "its type or size"
+        );
         assert_eq!(wrong(&File::open("/dev/null").unwrap()), "its type or size");
         assert_eq!(wrong(&make(route::MAGIC, 0o666)), "its owner or mode");
         // Its capacity was never written.
@@ -444,12 +483,20 @@ mod tests {
 
     #[test]
     fn a_page_carries_its_head_and_is_shared() {
-        let page = EdgePage::create().unwrap();
+        let page = EdgePage::create(1, Attempt(2)).unwrap();
         let theirs = File::from(page.descriptor().unwrap());
         let mut head = [0; 12];
         theirs.read_exact_at(&mut head, 0).unwrap();
         assert_eq!(head[..8], edge::MAGIC.to_ne_bytes());
         assert_eq!(head[8..], edge::LAYOUT.to_ne_bytes());
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd())).unwrap();
+        let known = EdgePage::parse_link(&link.to_string_lossy());
+        assert_eq!(known, Some((1, Attempt(2))));
+        let again = EdgePage::recover(own_pid(), theirs.as_raw_fd()).unwrap();
+        assert_eq!(
+            again.file.metadata().unwrap().ino(),
+            theirs.metadata().unwrap().ino()
+        );
         theirs.write_all_at(b"x", 100).unwrap();
         let mut byte = [0];
         page.file.read_exact_at(&mut byte, 100).unwrap();

@@ -125,3 +125,63 @@ fn services_outlive_a_killed_daemon_and_the_next_one_takes_charge_of_them() {
     assert!(host.must(&["stop", "kv"]).contains("kv: stopped"));
     assert!(!support::is_running(before), "kv still runs");
 }
+
+/// One request to the gateway: its status.
+fn status_of(port: u16, request: &str) -> Option<u16> {
+    use std::io::{BufRead, BufReader, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(
+        stream,
+        "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok()?;
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
+fn consumers_go_on_after_deaths_of_their_provider_and_of_the_daemon() {
+    const PORT: u16 = 18_182;
+    let mut host = Host::start();
+    host.install_kv("1.0.0");
+    host.install_gateway(PORT);
+    host.must(&["start", "kv", "gateway"]);
+    let gateway = host.pid("gateway");
+    let kill_kv = |host: &Host| {
+        let pid = host.pid("kv");
+        let process = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(process, nix::sys::signal::SIGKILL).unwrap();
+        support::wait_for("another kv", || {
+            let row = host.row("kv");
+            (row["state"] == "READY" && row["pid"] != pid).then_some(())
+        });
+    };
+    assert_eq!(
+        status_of(PORT, "GET /kv/a"),
+        Some(404),
+        "kv answers, and has nothing"
+    );
+    // The second restart waits, and for that while the edge has no channel.
+    for _ in 0..3 {
+        kill_kv(&host);
+        assert_eq!(status_of(PORT, "GET /kv/a"), Some(404));
+    }
+    host.kill_daemon();
+    assert_eq!(status_of(PORT, "GET /kv/a"), Some(404), "without a daemon");
+    host.start_daemon();
+    host.wait_for_state("kv", "READY");
+    host.wait_for_state("gateway", "READY");
+    kill_kv(&host);
+    assert_eq!(status_of(PORT, "GET /kv/a"), Some(404), "after both died");
+    host.install_kv("1.1.0");
+    host.must(&["upgrade", "kv"]);
+    assert_eq!(
+        status_of(PORT, "GET /kv/a"),
+        Some(404),
+        "after an upgrade by the next daemon"
+    );
+    assert_eq!(host.pid("gateway"), gateway);
+    host.must(&["stop", "kv"]);
+    assert_eq!(status_of(PORT, "GET /kv/a"), Some(503), "nobody is there");
+}

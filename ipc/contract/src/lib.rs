@@ -2,7 +2,7 @@
 //!
 //! `insulad` and the services are separate programs, often of separate versions. This crate holds
 //! every word that passes between them: identifiers ([`id`]), the memory they share ([`route`],
-//! [`edge`]), the messages on a service's own line ([`line`]) and on the local clients' socket
+//! [`edge`]), the messages on a service's own line ([`mod@line`]) and on the local clients' socket
 //! ([`local`]), and the schemas of contracts with their compatibility rules ([`schema`]).
 //!
 //! It performs no effect: no system call, no file, no clock. Mapping the shared layouts is the

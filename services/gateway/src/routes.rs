@@ -33,8 +33,8 @@ use crate::backend::Backend;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that a caller may ask for.
 const TIMEOUT_MAX_MS: u64 = 60_000;
-/// How long of that while nobody provides kv: less than a moment, so that callers are told.
-const PROVIDER_WITHIN: Duration = Duration::from_millis(100);
+/// How long of that while nobody provides kv: a restart is waited for, an absence is told.
+const PROVIDER_WITHIN: Duration = Duration::from_secs(1);
 /// Entries of a page unless the caller says otherwise.
 const LIMIT: u32 = 100;
 
@@ -205,6 +205,9 @@ async fn remove(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let (key, options) = (key(&uri)?, options(&headers)?);
+    if condition(&headers)?.is_some() {
+        return Err(Problem::bad("a removal with a condition is not understood"));
+    }
     let existed = backend
         .call(move |kv| {
             let response = kv.delete_with(&Delete { key: &key }, options)?;

@@ -181,9 +181,11 @@ fn hear(shared: &Shared, line: &OwnedFd, commands: &Commands) -> bool {
                 return;
             }
             let contract = used.contract.clone();
+            let kept = page.try_clone();
             match Edge::new(used, routes, page, welcomed.spin) {
                 Ok(edge) => {
                     state.edges.insert(contract, edge);
+                    state.pages.extend(kept);
                 }
                 Err(error) => tracing::error!(%contract, %error, "cannot use an edge"),
             }

@@ -42,6 +42,8 @@ pub(crate) struct State {
     pub(crate) welcomed: Option<Welcomed>,
     pub(crate) routes: Option<Arc<OwnedFd>>,
     pub(crate) edges: BTreeMap<ContractId, Edge>,
+    /// The pages of these edges, kept open so that a later supervisor finds them here.
+    pub(crate) pages: Vec<OwnedFd>,
     pub(crate) serving: Vec<EdgeId>,
     pub(crate) ready: bool,
     pub(crate) leadership: Leadership,
@@ -81,6 +83,7 @@ impl Shared {
                 welcomed: None,
                 routes: None,
                 edges: BTreeMap::new(),
+                pages: Vec::new(),
                 serving: Vec::new(),
                 ready: false,
                 leadership,

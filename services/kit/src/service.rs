@@ -301,6 +301,11 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
     fn obey(&mut self, command: Command) -> Result<(), Failure> {
         match command {
             Command::Welcome | Command::Stop => {}
+            Command::Serve(edge, _)
+                if self
+                    .server
+                    .edges()
+                    .any(|(_, consumer)| consumer == edge.consumer) => {}
             Command::Serve(edge, page) => {
                 let id = edge.edge;
                 match self.server.serve(edge, page) {
@@ -316,7 +321,15 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
                 }
             }
             Command::Unserve(edge, consumer) => {
-                self.server.unserve(edge, consumer);
+                // A later supervisor may know the edge by another number; the attempt is one.
+                let known: Vec<_> = self
+                    .server
+                    .edges()
+                    .filter(|(_, c)| *c == consumer)
+                    .collect();
+                for (known, consumer) in known {
+                    self.server.unserve(known, consumer);
+                }
                 let left = self.server.edges().any(|(known, _)| known == edge);
                 self.shared.change(|state| {
                     state.serving.retain(|known| *known != edge || left);

@@ -46,6 +46,11 @@ impl Edges {
         self.edges.values()
     }
 
+    /// The edge of this number.
+    pub fn get(&self, edge: EdgeId) -> Option<&Edge> {
+        self.edges.get(&edge)
+    }
+
     /// The edge between these, for this contract.
     pub fn find(
         &self,

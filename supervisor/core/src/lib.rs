@@ -6,7 +6,7 @@
 //! ([`core::Decision`]). The shell around it turns the world into events and does what it is told.
 //!
 //! - [`process`]: one attempt, from launch to end;
-//! - [`service`]: a service's place, its upgrade, its routes; [`orders`]: what a person orders;
+//! - [`service`]: a service's place, its upgrade, its routes; `orders`: what a person orders;
 //! - [`edges`]: who may meet whom, and which attempts have a channel;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;

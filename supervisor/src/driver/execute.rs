@@ -88,11 +88,6 @@ impl Driver {
                 let directory = consumer.directory();
                 let closed = self.channels.close_pair(&provider, &directory, pair);
                 log_io(&format!("remove a channel on edge {edge}"), closed);
-                if !self.core.edges().iter().any(|e| {
-                    e.id == edge && e.pairs.keys().any(|(_, consumer)| *consumer == pair.1)
-                }) {
-                    self.pages.remove(&(edge, pair.1));
-                }
             }
             Action::AnswerClient {
                 client,
@@ -125,12 +120,18 @@ impl Driver {
         Some((uid(provider)?, consumer))
     }
 
-    /// The descriptor of an edge's page for one attempt of its consumer; made when first needed.
+    /// The descriptor of an edge's page for one attempt of its consumer; made when first needed,
+    /// and kept for as long as that attempt lives.
     pub(super) fn page(&mut self, edge: EdgeId, consumer: Attempt) -> std::io::Result<OwnedFd> {
         use std::collections::btree_map::Entry;
-        let page = match self.pages.entry((edge, consumer)) {
+        let route = self
+            .core
+            .edges()
+            .get(edge)
+            .map_or(u32::MAX, |edge| edge.route);
+        let page = match self.pages.entry((route, consumer)) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(EdgePage::create()?),
+            Entry::Vacant(entry) => entry.insert(EdgePage::create(route, consumer)?),
         };
         page.descriptor()
     }
@@ -206,6 +207,7 @@ impl Driver {
         if let Some(process) = self.processes.remove(&attempt) {
             process.end();
         }
+        self.pages.retain(|(_, consumer), _| *consumer != attempt);
         if let Some(groups) = &self.groups {
             // What a process left in its cgroup goes with it.
             log_io("remove a cgroup", groups.remove(attempt));

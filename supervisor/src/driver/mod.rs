@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use insula_contract::id::{Attempt, EdgeId};
+use insula_contract::id::Attempt;
 use insula_core::core::{Core, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
 use insula_core::report;
@@ -84,8 +84,8 @@ pub struct Driver {
     groups: Option<Groups>,
     channels: Channels,
     routes: RouteTable,
-    /// The page of an edge and one attempt of its consumer.
-    pages: BTreeMap<(EdgeId, Attempt), EdgePage>,
+    /// The page of an edge, by its route and one attempt of its consumer.
+    pages: BTreeMap<(u32, Attempt), EdgePage>,
     processes: BTreeMap<Attempt, ProcessHandle>,
     clients: BTreeMap<ClientId, ClientLine>,
     orders: BTreeMap<RequestId, oneshot::Sender<Result<Done, Refusal>>>,
@@ -145,12 +145,13 @@ impl Driver {
             groups,
             channels,
             routes,
-            pages: BTreeMap::new(),
+            pages: restore::pages(&found),
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             orders: BTreeMap::new(),
             next_request: 0,
-            next_client: 0,
+            // Clients of an earlier daemon keep their directories.
+            next_client: u64::from(run) << 32,
             pending: VecDeque::new(),
             news,
             inbox,

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::processes::StartError;
 use super::{Driver, DriverError, now, setup};
 use crate::ledger::{Ledger, LedgerError};
-use crate::memory::RouteTable;
+use crate::memory::{EdgePage, RouteTable};
 use crate::release::Depot;
 
 /// What was found.
@@ -116,6 +116,35 @@ pub(super) fn routes(found: &Found) -> std::io::Result<RouteTable> {
         }
     }
     RouteTable::create()
+}
+
+/// The pages of edges that living consumers hold: both ends go on with them.
+pub(super) fn pages(found: &Found) -> BTreeMap<(u32, Attempt), EdgePage> {
+    let mut pages = BTreeMap::new();
+    for (attempt, (pid, _)) in &found.living {
+        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        for entry in descriptors.flatten() {
+            let link = std::fs::read_link(entry.path()).unwrap_or_default();
+            let number = entry.file_name().to_string_lossy().parse();
+            let (Some((route, consumer)), Ok(number)) =
+                (EdgePage::parse_link(&link.to_string_lossy()), number)
+            else {
+                continue;
+            };
+            if consumer != *attempt {
+                continue;
+            }
+            match EdgePage::recover(*pid, number) {
+                Ok(page) => {
+                    pages.insert((route, consumer), page);
+                }
+                Err(error) => tracing::warn!(%attempt, %error, "a page is not taken up"),
+            }
+        }
+    }
+    pages
 }
 
 impl Driver {

@@ -1,6 +1,6 @@
 //! A host for real-process tests: a daemon on a directory of its own, and releases to install.
 
-#![expect(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{Failed, look_up};
@@ -158,12 +160,8 @@ impl Host {
             .get(name)
             .ok_or_else(|| Failed::new("nothing to kill"))?;
         let started = Instant::now();
-        let killed = Command::new("kill")
-            .args(["-9", &pid.to_string()])
-            .status()?;
-        if !killed.success() {
-            return Err(Failed::new(format!("kill -9 {pid} failed")));
-        }
+        let process = i32::try_from(pid).map_err(|_| Failed::new("no process id"))?;
+        kill(Pid::from_raw(process), Signal::SIGKILL).map_err(std::io::Error::from)?;
         loop {
             look_up()?;
             let ready = self

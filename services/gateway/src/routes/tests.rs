@@ -287,6 +287,8 @@ async fn values_are_read_written_listed_and_removed_and_every_failure_has_its_st
     assert_eq!(page["entries"][0]["key-base64"], BASE64.encode(b"a\xff"));
     assert!(page.get("next").is_none());
 
+    let (status, ..) = ask(&backend, Method::DELETE, "/kv/a", &matching, "").await;
+    assert_eq!(status, 400, "a condition is not ignored");
     assert_eq!(ask(&backend, Method::DELETE, "/kv/a", &[], "").await.0, 204);
     assert_eq!(ask(&backend, Method::DELETE, "/kv/a", &[], "").await.0, 404);
 
