@@ -101,6 +101,9 @@ pub struct Row {
     pub attempt: Option<u64>,
     /// How long the process runs, in milliseconds.
     pub uptime_ms: Option<u64>,
+    /// Memory that the process has in use, in bytes; what it shares counts in full. The shell
+    /// around the core fills it in.
+    pub memory: Option<u64>,
     /// The release that runs, or would.
     pub version: Version,
     /// The release before, to which `rollback` goes.
@@ -138,6 +141,7 @@ fn row(service: &Service, now: Time) -> Row {
         uptime_ms: process.map(|process| {
             u64::try_from(now.since(process.launched).as_millis()).unwrap_or(u64::MAX)
         }),
+        memory: None,
         version: process.map_or_else(|| service.active.clone(), |p| p.version.clone()),
         previous: service.previous.clone(),
         profile: service.spec().profile.clone(),

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use insula_core::spec::{Cpus, ProfileSpec, Spin};
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::document::{self, Section, Value};
@@ -57,7 +55,7 @@ impl Profiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ProfilesError::Read { path, source }),
         };
-        let cpus = usable_cpus().map_err(|errno| ProfilesError::Cpus(errno.into()))?;
+        let cpus = usable_cpus().map_err(ProfilesError::Cpus)?;
         Self::check(&path, &text, &cpus).map_err(ProfilesError::Problems)
     }
 
@@ -174,11 +172,11 @@ pub(super) fn duration(value: &Value<'_>) -> Option<Duration> {
     })
 }
 
-fn usable_cpus() -> nix::Result<Vec<usize>> {
-    let set = sched_getaffinity(Pid::from_raw(0))?;
-    Ok((0..CpuSet::count())
-        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
-        .collect())
+fn usable_cpus() -> io::Result<Vec<usize>> {
+    let cores = core_affinity::get_core_ids().ok_or_else(io::Error::last_os_error)?;
+    let mut cpus: Vec<_> = cores.into_iter().map(|core| core.id).collect();
+    cpus.sort_unstable();
+    Ok(cpus)
 }
 
 /// `0-3, 8` for ascending numbers.

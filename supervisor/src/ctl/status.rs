@@ -61,12 +61,13 @@ fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
         text += &format!(
-            "{:width$}{:<10}{:32}{:<10} {:<10} {:>4}  {}",
+            "{:width$}{:<10}{:32}{:<10} {:<10} {:>9} {:>4}  {}",
             row.name,
             row.state.name(),
             description(row),
             row.version.to_string(),
             row.profile,
+            memory_text(row.memory),
             row.restarts,
             remark(row)
         );
@@ -74,6 +75,12 @@ fn table(rows: &[Row]) -> String {
         text.push('\n');
     }
     text
+}
+
+fn memory_text(memory: Option<u64>) -> String {
+    memory.map_or_else(String::new, |bytes| {
+        format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
+    })
 }
 
 fn description(row: &Row) -> String {
@@ -140,6 +147,7 @@ mod tests {
             pid: Some(8581),
             attempt: Some(1),
             uptime_ms: Some(155_999),
+            memory: Some(3 << 20),
             version: "1.0.0".parse().unwrap(),
             previous: None,
             profile: "shared".to_owned(),
@@ -155,12 +163,13 @@ mod tests {
         let mut fatal = row("web", State::Fatal);
         fatal.reason = Some("no such file".to_owned());
         fatal.restarts = 3;
+        fatal.memory = None;
         assert_eq!(
             table(&[row("kv", State::Ready), fatal]),
             "kv                               READY     pid 8581, uptime 0:02:35        \
-             1.0.0      shared        0\n\
+             1.0.0      shared       3.0 MiB    0\n\
              web                              FATAL                                     \
-             1.0.0      shared        3  no such file\n"
+             1.0.0      shared                  3  no such file\n"
         );
     }
 

@@ -24,6 +24,7 @@ use insula_core::restart::RestartLimits;
 use insula_core::spec::ProfileSpec;
 use insula_core::time::Time;
 use nix::time::{ClockId, clock_gettime};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -133,7 +134,7 @@ impl Driver {
             seed: now().0,
         };
         let (news, inbox) = mpsc::unbounded_channel();
-        let found = restore::find(&ledger, &depot).map_err(setup("read the ledgers"))?;
+        let found = restore::find(&ledger, &depot, &paths).map_err(setup("read the ledgers"))?;
         let routes = restore::routes(&found).map_err(setup("make the route table"))?;
         let mut driver = Self {
             core: Core::new(settings),
@@ -258,7 +259,9 @@ impl Driver {
                 Ok(())
             }
             Ask::Status { reply } => {
-                let _ = reply.send(report::rows(&self.core, now()));
+                let mut rows = report::rows(&self.core, now());
+                add_memory(&mut rows);
+                let _ = reply.send(rows);
                 Ok(())
             }
             Ask::Doctor { reply } => {
@@ -312,6 +315,24 @@ impl Driver {
         if let Some(groups) = &self.groups {
             log_io("remove the cgroups", groups.close());
         }
+    }
+}
+
+/// Looks up how much memory the processes have in use.
+fn add_memory(rows: &mut [report::Row]) {
+    let pid = |row: &report::Row| Some(Pid::from_u32(u32::try_from(row.pid?).ok()?));
+    let pids: Vec<_> = rows.iter().filter_map(pid).collect();
+    // Where the system cannot be asked, the column stays empty.
+    let Ok(mut system) = System::new() else {
+        return;
+    };
+    system.refresh_processes_specifics(
+        ProcessesToUpdate::Some(&pids),
+        false,
+        ProcessRefreshKind::nothing().with_memory().without_tasks(),
+    );
+    for row in rows {
+        row.memory = pid(row).and_then(|pid| Some(system.process(pid)?.memory()));
     }
 }
 

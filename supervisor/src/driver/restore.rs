@@ -10,8 +10,9 @@ use thiserror::Error;
 
 use super::processes::StartError;
 use super::{Driver, DriverError, now, setup};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, uids_of_data};
 use crate::memory::{EdgePage, RouteTable};
+use crate::paths::Paths;
 use crate::release::Depot;
 
 /// What was found.
@@ -32,8 +33,17 @@ pub(super) enum RestoreError {
 }
 
 /// Reads the ledgers, and finds the processes that still run.
-pub(super) fn find(ledger: &Ledger, depot: &Depot) -> Result<Found, RestoreError> {
+pub(super) fn find(ledger: &Ledger, depot: &Depot, paths: &Paths) -> Result<Found, RestoreError> {
     let mut records = ledger.records()?;
+    // Should the ledger be lost, the owners of the data tell the user ids.
+    for (service, uid) in uids_of_data(&paths.data_root())? {
+        let known = records.iter().any(
+            |record| matches!(record, Record::Uid { service: known, .. } if *known == service),
+        );
+        if !known {
+            records.push(Record::Uid { service, uid });
+        }
+    }
     let known = ledger.processes()?;
     let mut living = BTreeMap::new();
     for record in &records {
