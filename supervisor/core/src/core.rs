@@ -15,9 +15,10 @@ use crate::event::{
 };
 use crate::process::{Phase, Process, Said};
 use crate::restart::RestartLimits;
-use crate::service::{Goal, Ids, Place, Route, Service, Turn};
+use crate::service::{Goal, Place, Route, Service};
 use crate::spec::{Principal, ServiceSpec};
 use crate::time::Time;
+use crate::turn::{Ids, Turn};
 
 /// How long after an order to start those who wait are told that a provider is down.
 const TELL_AFTER: Duration = Duration::from_millis(200);

@@ -10,7 +10,8 @@ use insula_contract::id::{Attempt, ContractId, EdgeId, ServiceName};
 use insula_contract::line::{ServedEdge, ToService, UsedEdge};
 
 use crate::event::{Action, Consumer, Message};
-use crate::service::{Service, Turn};
+use crate::service::Service;
+use crate::turn::Turn;
 
 /// One consumer's use of one provider's contract.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,3 +23,4 @@ pub mod restart;
 pub mod service;
 pub mod spec;
 pub mod time;
+mod turn;

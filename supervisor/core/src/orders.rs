@@ -4,7 +4,8 @@ use semver::Version;
 
 use crate::event::{Done, Record, Refusal, RefusalKind, RequestId};
 use crate::process::Phase;
-use crate::service::{Goal, Place, Service, Turn, Why};
+use crate::service::{Goal, Place, Service, Why};
+use crate::turn::Turn;
 
 impl Service {
     /// Changes what is wanted; orders for the opposite have lost.

@@ -13,6 +13,8 @@
 //! takes the place, and the old one joins [`Service::leaving`]. Of a service with a store at most
 //! one process leads; a next leader is told so only when every earlier one has yielded or is gone.
 
+mod upgrade;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -21,11 +23,12 @@ use insula_contract::line::{Leadership, ToService};
 use insula_contract::route::{RouteState, Target};
 use semver::Version;
 
-use crate::event::{Action, Done, Message, Record, Refusal, RefusalKind, RequestId, UpgradeStep};
+use crate::event::{Action, Done, Record, Refusal, RefusalKind, RequestId, UpgradeStep};
 use crate::process::{Outcome, Phase, Process, Said, Step};
-use crate::restart::{RestartHistory, RestartLimits, Verdict};
+use crate::restart::{RestartHistory, Verdict};
 use crate::spec::{RestartPolicy, ServiceSpec};
 use crate::time::Time;
+use crate::turn::Turn;
 
 /// How long a service may take to confirm that it leads.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,72 +166,6 @@ pub struct Service {
     pub until_ready: Vec<(RequestId, Done)>,
     /// Orders that wait for it to be down.
     pub until_stopped: Vec<RequestId>,
-}
-
-/// What one turn of the core collects.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    pub(crate) now: Time,
-    pub(crate) limits: RestartLimits,
-    pub(crate) ids: Ids,
-    pub(crate) records: Vec<Record>,
-    pub(crate) actions: Vec<Action>,
-    /// Launches come after the directories that they need.
-    pub(crate) launches: Vec<(ServiceName, Attempt)>,
-    /// Services whose processes or routes changed.
-    pub(crate) dirty: BTreeSet<ServiceName>,
-}
-
-impl Turn {
-    fn say(&mut self, attempt: Attempt, message: ToService) {
-        self.actions.push(Action::Say {
-            attempt,
-            message: Message::Plain(message),
-        });
-    }
-
-    pub(crate) fn note(&mut self, service: &ServiceName, text: String) {
-        self.actions.push(Action::Note {
-            service: Some(service.clone()),
-            text,
-        });
-    }
-
-    pub(crate) fn answer(&mut self, request: RequestId, answer: Result<Done, Refusal>) {
-        self.actions.push(Action::Answer { request, answer });
-    }
-}
-
-/// Numbers that are handed out once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ids {
-    /// The next attempt.
-    pub attempt: Attempt,
-    /// The next edge.
-    pub edge: u64,
-    /// The next route.
-    pub route: u32,
-    /// The next user id, where services have one of their own.
-    pub uid: Option<u32>,
-    /// The state of the chance that jitter takes.
-    pub chance: u64,
-}
-
-impl Ids {
-    pub(crate) fn next_attempt(&mut self) -> Attempt {
-        let attempt = self.attempt;
-        self.attempt.0 += 1;
-        attempt
-    }
-
-    /// splitmix64 (Steele, Lea, Flood 2014): jitter needs no more.
-    fn next_chance(&mut self) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.chance;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 }
 
 /// Which of a service's processes an attempt is.
@@ -851,217 +788,6 @@ impl Service {
         }
         self.leaving.push(process);
         turn.dirty.insert(self.name.clone());
-    }
-
-    // ---- upgrade ----
-
-    pub(crate) fn begin_upgrade(
-        &mut self,
-        turn: &mut Turn,
-        to: Version,
-        why: Why,
-        request: Option<RequestId>,
-    ) {
-        let incoming = self.launch_process(turn, to.clone());
-        let from = self.active.clone();
-        self.upgrade = Some(Upgrade {
-            from,
-            to,
-            step: UpgradeStep::Starting,
-            why,
-            incoming,
-            request,
-            failed: None,
-        });
-        self.record_upgrade(turn);
-    }
-
-    fn record_upgrade(&self, turn: &mut Turn) {
-        let step = self
-            .upgrade
-            .as_ref()
-            .map(|u| (u.from.clone(), u.to.clone(), u.step));
-        turn.records.push(Record::Upgrade {
-            service: self.name.clone(),
-            step,
-        });
-    }
-
-    fn incoming_prepared(&mut self, turn: &mut Turn) {
-        if !self.has_store() {
-            self.cut_over(turn);
-            return;
-        }
-        let epoch = self.epoch;
-        let deadline = turn.now + self.spec().drain_timeout;
-        let Place::Up(old) = &mut self.place else {
-            return;
-        };
-        let attempt = old.attempt;
-        if old.phase != Phase::Ready {
-            let text = "the old process was not ready to hand over its store".to_owned();
-            self.abort_upgrade(turn, RefusalKind::AbnormalTermination, text);
-            return;
-        }
-        old.enter(Phase::Yielding(epoch), Some(deadline));
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.step = UpgradeStep::Yielding;
-        }
-        self.record_upgrade(turn);
-        self.publish_state(turn, RouteState::Hold, None);
-        turn.say(attempt, ToService::Yield { epoch });
-    }
-
-    fn lead_incoming(&mut self, turn: &mut Turn) {
-        if self.upgrade.is_none() || self.writer_remains() {
-            return;
-        }
-        let epoch = self.next_epoch(turn);
-        let deadline = turn.now + LEAD_TIMEOUT;
-        let Some(upgrade) = &mut self.upgrade else {
-            return;
-        };
-        upgrade.step = UpgradeStep::Leading;
-        upgrade
-            .incoming
-            .enter(Phase::Leading(epoch), Some(deadline));
-        let attempt = upgrade.incoming.attempt;
-        turn.say(attempt, ToService::Lead { epoch });
-        self.record_upgrade(turn);
-    }
-
-    fn cut_over(&mut self, turn: &mut Turn) {
-        let Some(upgrade) = self.upgrade.take() else {
-            return;
-        };
-        let mut incoming = upgrade.incoming;
-        incoming.enter(Phase::Ready, None);
-        let target = Target {
-            state: RouteState::Serve,
-            attempt: incoming.attempt,
-            slot: incoming.slot,
-        };
-        let old = std::mem::replace(&mut self.place, Place::Up(incoming));
-        if upgrade.from != upgrade.to {
-            self.previous = Some(upgrade.from.clone());
-            self.active = upgrade.to.clone();
-            turn.records.push(Record::Active {
-                service: self.name.clone(),
-                active: upgrade.to.clone(),
-                previous: Some(upgrade.from.clone()),
-            });
-        }
-        self.record_upgrade(turn);
-        let drained = match &old {
-            Place::Up(old) => old.drained.then_some(old.attempt),
-            Place::Stopped
-            | Place::Waiting { .. }
-            | Place::Vacant
-            | Place::Backoff { .. }
-            | Place::Exited { .. }
-            | Place::Fatal { .. } => None,
-        };
-        self.publish(turn, target, drained);
-        if let Place::Up(old) = old {
-            let attempt = old.attempt;
-            self.leaving.push(old);
-            self.drain(turn, attempt);
-        }
-        self.history.clear();
-        if let Some(request) = upgrade.request {
-            let done = match upgrade.why {
-                Why::Upgrade => Done::Upgraded {
-                    from: upgrade.from.clone(),
-                    to: upgrade.to.clone(),
-                },
-                Why::Restart => Done::Restarted,
-            };
-            turn.answer(request, Ok(done));
-        }
-        for (request, done) in std::mem::take(&mut self.until_ready) {
-            turn.answer(request, Ok(done));
-        }
-        turn.note(
-            &self.name,
-            format!(
-                "{} took over from {} as attempt {}",
-                upgrade.to, upgrade.from, target.attempt
-            ),
-        );
-    }
-
-    /// Gives the replacement up; the old process serves on, or leads again.
-    pub(crate) fn abort_upgrade(&mut self, turn: &mut Turn, kind: RefusalKind, text: String) {
-        let Some(upgrade) = &mut self.upgrade else {
-            return;
-        };
-        match upgrade.step {
-            UpgradeStep::Leading => {
-                // It may have led: nobody else does before it is gone.
-                if upgrade.failed.is_none() {
-                    upgrade.failed = Some(text.clone());
-                    let attempt = upgrade.incoming.attempt;
-                    self.kill(turn, attempt, text);
-                }
-            }
-            UpgradeStep::Starting | UpgradeStep::Yielding | UpgradeStep::Finishing => {
-                let incoming = upgrade.incoming.clone();
-                self.end_upgrade(turn, kind, &text);
-                self.dismiss(turn, incoming);
-            }
-        }
-    }
-
-    fn incoming_ended(&mut self, turn: &mut Turn, outcome: Outcome) {
-        let Some(upgrade) = &self.upgrade else { return };
-        let attempt = upgrade.incoming.attempt;
-        let text = match &upgrade.failed {
-            Some(reason) => reason.clone(),
-            None => format!("the new process (attempt {attempt}) {outcome} before it could serve"),
-        };
-        let incoming = upgrade.incoming.clone();
-        self.bury(turn, &incoming, outcome);
-        self.end_upgrade(turn, RefusalKind::AbnormalTermination, &text);
-    }
-
-    /// Forgets the replacement and lets the old release go on.
-    fn end_upgrade(&mut self, turn: &mut Turn, kind: RefusalKind, text: &str) {
-        let Some(upgrade) = self.upgrade.take() else {
-            return;
-        };
-        self.record_upgrade(turn);
-        let serving = self
-            .current()
-            .map(|_| format!("{} {} serves", self.name, upgrade.from));
-        let what = match upgrade.why {
-            Why::Upgrade => format!("{} {} was rolled back: {text}", self.name, upgrade.to),
-            Why::Restart => format!("{} was not restarted: {text}", self.name),
-        };
-        turn.note(&self.name, what.clone());
-        if let Some(request) = upgrade.request {
-            turn.answer(
-                request,
-                Err(Refusal {
-                    kind,
-                    text: what,
-                    serving,
-                    hint: Some(format!("`insulactl logs {}` shows its output", self.name)),
-                }),
-            );
-        }
-        match &mut self.place {
-            // It was to hand over, or had: `settle` lets it lead again once it says so.
-            Place::Up(_) => {}
-            Place::Vacant => {
-                self.place = Place::Backoff { until: turn.now };
-                turn.dirty.insert(self.name.clone());
-            }
-            Place::Stopped
-            | Place::Waiting { .. }
-            | Place::Backoff { .. }
-            | Place::Exited { .. }
-            | Place::Fatal { .. } => {}
-        }
     }
 
     /// Takes in what a process says of itself on a new line.
