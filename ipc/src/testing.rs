@@ -9,6 +9,7 @@
     reason = "shared layouts are written through mapped memory"
 )]
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -82,9 +83,22 @@ impl Host {
         std::fs::create_dir(self.pair(provider, consumer)).expect("the channel's directory");
     }
 
-    /// Removes the channel's directory.
+    /// Removes the channel's directory, also from under a client that is opening it just now.
     pub fn close_pair(&self, provider: Attempt, consumer: Attempt) {
-        std::fs::remove_dir_all(self.pair(provider, consumer)).expect("removing a channel");
+        let pair = self.pair(provider, consumer);
+        loop {
+            match std::fs::remove_dir_all(&pair) {
+                Ok(()) => return,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    // What is gone may be a file that the client removed, or the directory.
+                    if !pair.exists() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                Err(error) => panic!("removing a channel: {error}"),
+            }
+        }
     }
 
     /// Where the channel of two attempts lies.
