@@ -1,0 +1,213 @@
+//! Waiting for calls: spinning, parking, and what a passing time does to them.
+
+use std::sync::atomic::Ordering;
+
+use insula_contract::route::{RouteState, Target};
+
+use super::call::Stage;
+use super::{Calls, Failure, Spec, State};
+use crate::clock;
+use crate::wake::{self, Watched};
+
+/// A parked client looks again after this time, and rings its server whatever its flag says: a
+/// page can be written by a broken peer.
+const PARK_MAX_NS: u64 = 100_000_000;
+/// Looks between two readings of the clock while spinning.
+const LOOKS_PER_CLOCK: u32 = 32;
+
+impl Calls {
+    /// Follows the route and looks for the call's answer; whether it is finished.
+    pub(in crate::client) fn progress(&self, index: usize) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        self.look(state, index) || self.check_time(state, index)
+    }
+
+    /// Waits until the call is finished.
+    #[inline]
+    pub(in crate::client) fn wait(&self, index: usize) {
+        self.wait_for(
+            |calls, state| calls.look(state, index),
+            |calls, state| calls.check_time(state, index),
+        );
+    }
+
+    /// Waits until any call is finished, or none is outstanding.
+    pub(in crate::client) fn wait_any(&self) {
+        let any = |state: &mut State, one: &mut dyn FnMut(&mut State, usize) -> bool| {
+            let mut outstanding = false;
+            for index in 0..state.calls.len() {
+                match state.calls[index].stage {
+                    Stage::Free => continue,
+                    Stage::Sent { .. } | Stage::Kept { .. } => outstanding = true,
+                    Stage::Finished(_) => return true,
+                }
+                if one(state, index) {
+                    return true;
+                }
+            }
+            !outstanding
+        };
+        self.wait_for(
+            |calls, state| any(state, &mut |state, index| calls.look(state, index)),
+            |calls, state| any(state, &mut |state, index| calls.check_time(state, index)),
+        );
+    }
+
+    /// Spins, then parks, until `look` or, at every reading of the clock, `late` says so.
+    #[inline]
+    fn wait_for(
+        &self,
+        mut look: impl FnMut(&Self, &mut State) -> bool,
+        mut late: impl FnMut(&Self, &mut State) -> bool,
+    ) {
+        let state = &mut *self.state.borrow_mut();
+        let spin_ns = self.place.edge.spin_ns();
+        let mut spin_until = None;
+        let mut looks = 0_u32;
+        loop {
+            if look(self, state) {
+                return;
+            }
+            looks = looks.wrapping_add(1);
+            if spin_ns > 0 && !looks.is_multiple_of(LOOKS_PER_CLOCK) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if late(self, state) {
+                return;
+            }
+            let now = clock::now_ns();
+            if spin_ns > 0 && now < *spin_until.get_or_insert(now.saturating_add(spin_ns)) {
+                continue;
+            }
+            self.park(state, now, &mut look);
+        }
+    }
+
+    /// Sleeps until the bell, a route change, or the next point in time that matters.
+    fn park(&self, state: &mut State, now: u64, look: &mut impl FnMut(&Self, &mut State) -> bool) {
+        let change = &self.place.entry().change;
+        let route = Watched {
+            word: change,
+            seen: change.load(Ordering::SeqCst),
+        };
+        let waiter = self.place.waiter();
+        let bell = wake::lie_down(waiter);
+        if look(self, state) || self.place.route() != state.seen {
+            wake::get_up(waiter);
+            return;
+        }
+        let until = state.next_time(now.saturating_add(PARK_MAX_NS));
+        if until > now {
+            wake::wait_any(&[bell, route], Some(until - now));
+        }
+        wake::get_up(waiter);
+        if clock::now_ns() >= now.saturating_add(PARK_MAX_NS) {
+            self.rescue(state, bell.seen, look);
+        }
+    }
+
+    /// After the longest sleep: rings the server whatever its flag says.
+    #[cold]
+    fn rescue(
+        &self,
+        state: &mut State,
+        bell_seen: u32,
+        look: &mut impl FnMut(&Self, &mut State) -> bool,
+    ) {
+        let waiting = state
+            .calls
+            .iter()
+            .any(|call| matches!(call.stage, Stage::Sent { .. }));
+        let unrung = self.place.waiter().bell.load(Ordering::SeqCst) == bell_seen;
+        if let Some(link) = &state.link
+            && waiting
+            && let Some(server) = self.place.server(link.slot)
+        {
+            if server.asleep.load(Ordering::SeqCst) != 0 {
+                self.rescues.set(self.rescues.get() + 1);
+            }
+            wake::ring_always(server);
+        }
+        if look(self, state) && unrung {
+            self.rescues.set(self.rescues.get() + 1);
+        }
+    }
+
+    /// Follows the route where it changed and looks for one call's answer.
+    #[inline]
+    fn look(&self, state: &mut State, index: usize) -> bool {
+        let word = self.place.route();
+        if word != state.seen {
+            self.follow_route(state, word);
+        }
+        let call = &mut state.calls[index];
+        match &call.stage {
+            Stage::Sent { .. } => call.look(),
+            Stage::Kept { .. } => {
+                self.send_kept(state);
+                false
+            }
+            Stage::Finished(_) => true,
+            Stage::Free => true,
+        }
+    }
+
+    /// Ends the call if its time is over.
+    fn check_time(&self, state: &mut State, index: usize) -> bool {
+        let now = clock::now_ns();
+        let gone = Target::from_word(state.seen).state == RouteState::Gone;
+        let call = &mut state.calls[index];
+        let Spec {
+            deadline_ns,
+            provider_until_ns,
+            ..
+        } = call.spec;
+        match &call.stage {
+            Stage::Sent { .. } if now >= deadline_ns => {
+                if !call.look() {
+                    call.finish(Err(Failure::DeadlineExceeded));
+                }
+            }
+            Stage::Kept { .. } if now >= deadline_ns || (gone && now >= provider_until_ns) => {
+                let failure = if call.maybe_executed {
+                    Failure::DeadlineExceeded
+                } else {
+                    Failure::Unavailable
+                };
+                call.finish(Err(failure));
+            }
+            Stage::Sent { .. } | Stage::Kept { .. } | Stage::Finished(_) | Stage::Free => {}
+        }
+        matches!(call.stage, Stage::Finished(_))
+    }
+}
+
+impl State {
+    /// The next point in time at which a call must be looked at, at most `latest`.
+    fn next_time(&self, latest: u64) -> u64 {
+        let gone = Target::from_word(self.seen).state == RouteState::Gone;
+        let serves = Target::from_word(self.seen).state == RouteState::Serve;
+        let latest = if serves && self.link.is_none() && self.retry_link_ns > 0 {
+            latest.min(self.retry_link_ns)
+        } else {
+            latest
+        };
+        self.calls
+            .iter()
+            .fold(latest, |next, call| match &call.stage {
+                Stage::Sent { .. } => next.min(call.spec.deadline_ns),
+                Stage::Kept { not_before_ns, .. } => {
+                    let mut next = next.min(call.spec.deadline_ns);
+                    if gone {
+                        next = next.min(call.spec.provider_until_ns);
+                    }
+                    if serves && self.link.is_some() {
+                        next = next.min(*not_before_ns);
+                    }
+                    next
+                }
+                Stage::Finished(_) | Stage::Free => next,
+            })
+    }
+}
