@@ -148,6 +148,7 @@ fn serve_calls(words: &[&str], spin: Duration) {
         parent: words[1].to_owned(),
         consumer_name: "bench".to_owned(),
         consumer: CONSUMER,
+        limits: Default::default(),
     };
     let mut server = CallServer::new(PROVIDER, 0, spin, EchoDispatch(Echoing), NoJournal);
     server.serve(edge, page).expect("serving the edge");

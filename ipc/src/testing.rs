@@ -130,6 +130,7 @@ impl Host {
             parent: path_text(&self.parent),
             route: 0,
             consumer,
+            policy: Default::default(),
         }
     }
 
@@ -141,6 +142,7 @@ impl Host {
             parent: path_text(&self.parent),
             consumer_name: "consumer".to_owned(),
             consumer,
+            limits: Default::default(),
         }
     }
 

@@ -123,6 +123,11 @@ impl RouteTable {
         {
             return Err(other("its head"));
         }
+        // The earlier daemon may have died between a change and its announcement.
+        for entry in table.get().entries.iter().filter(|entry| entry.is_used()) {
+            entry.change.fetch_add(1, Ordering::SeqCst);
+            wake(entry);
+        }
         Ok(table)
     }
 
@@ -153,8 +158,7 @@ impl RouteTable {
     /// # Panics
     /// Where there is no such entry or place.
     pub fn target(&self, route: u32, index: usize) -> Target {
-        let word = &self.get().entries[route as usize].targets[index];
-        Target::from_word(word.load(Ordering::SeqCst))
+        self.get().entries[route as usize].target(index)
     }
 
     /// Publishes a target for the place `index` of the entry `route`, and wakes all who wait for
@@ -165,16 +169,21 @@ impl RouteTable {
     pub fn publish(&self, route: u32, index: usize, target: Target, drained: Option<Attempt>) {
         let entry = &self.get().entries[route as usize];
         entry.publish(index, target, drained);
-        // SAFETY: the word lies in a live mapping; FUTEX_WAKE takes two integers beside it and does
-        // not follow the other arguments. It is shared between processes, hence not PRIVATE.
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                entry.change.as_ptr(),
-                libc::FUTEX_WAKE,
-                i32::MAX,
-            );
-        }
+        wake(entry);
+    }
+}
+
+/// Wakes all who wait for the entry to change.
+fn wake(entry: &route::RouteEntry) {
+    // SAFETY: the word lies in a live mapping; FUTEX_WAKE takes two integers beside it and does not
+    // follow the other arguments. It is shared between processes, hence not PRIVATE.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            entry.change.as_ptr(),
+            libc::FUTEX_WAKE,
+            i32::MAX,
+        );
     }
 }
 
@@ -384,8 +393,10 @@ mod tests {
         drop(table);
         let table = RouteTable::recover(own_pid(), held.as_raw_fd()).unwrap();
         assert_eq!(table.target(4095, 1), TARGET);
-        assert_eq!(table.get().entries[4095].drained.load(Ordering::SeqCst), 5);
-        assert_eq!(table.get().entries[4095].change.load(Ordering::SeqCst), 1);
+        assert!(table.get().entries[4095].has_drained(Attempt(5)));
+        let change = table.get().entries[4095].change.load(Ordering::SeqCst);
+        assert_eq!(change, 2, "published, and announced again");
+        assert_eq!(table.get().entries[7].change.load(Ordering::SeqCst), 0);
         let later = Target {
             state: RouteState::Hold,
             ..TARGET

@@ -12,9 +12,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Attempt, ContractId, EdgeId, Epoch, Instance, ServiceName};
+use crate::policy::{EdgeLimits, EdgePolicy};
 
 /// Version of these messages.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Version of the transport in the channels: iceoryx2 0.10.0 with Insula's header version 1.
 pub const TRANSPORT: u16 = 1;
 /// The longest frame in bytes.
@@ -239,6 +240,8 @@ pub struct ServedEdge {
     pub consumer_name: String,
     /// The consumer's attempt: names the channel and identifies requests.
     pub consumer: Attempt,
+    /// What to take from it.
+    pub limits: EdgeLimits,
 }
 
 /// An edge as its consumer sees it.
@@ -256,6 +259,8 @@ pub struct UsedEdge {
     pub route: u32,
     /// The consumer's own attempt.
     pub consumer: Attempt,
+    /// What to do about refusals and bad instances.
+    pub policy: EdgePolicy,
 }
 
 #[cfg(test)]
@@ -304,7 +309,7 @@ mod tests {
             routes_fd: Some(7),
         };
         let kept = [
-            1, 0, 172, 2, 1, 1, 4, b'k', b'v', b'@', b'1', 5, 0, 2, 2, 4, 1, 1, 9, 1, 14,
+            2, 0, 172, 2, 1, 1, 4, b'k', b'v', b'@', b'1', 5, 0, 2, 2, 4, 1, 1, 9, 1, 14,
         ];
         assert_eq!(encode(&hello).unwrap(), kept);
         assert_eq!(decode::<FromService>(&kept), Ok(hello));

@@ -1,14 +1,21 @@
-//! The route table: which attempt serves a contract now.
+//! The route table: which attempts serve a contract now.
 //!
 //! One table for the host, in a memfd that only the supervisor can write; services map a read-only
-//! descriptor of it. An entry belongs to one service's offer of one contract. A client loads the
-//! entry's target before each call and compares it with the one it is connected to: that is all
-//! that a route costs while nothing changes.
+//! descriptor of it. An entry belongs to one service's offer of one contract, and has a target for
+//! each of its instances. A client loads [`RouteEntry::change`] before each call and compares it
+//! with the one it acted upon last: that is all that a route costs while nothing changes, however
+//! many targets there are.
 //!
-//! A change is published in this order: [`RouteEntry::drained`] where the predecessor ended
-//! cleanly, then the target (one atomic store: the cut-over), then [`RouteEntry::change`] is
-//! counted up and its waiters are woken (futex, shared). A client that parks first loads `change`,
-//! then looks at the target again, then waits for `change` to differ.
+//! A change is published in this order, every step sequentially consistent: the predecessor is
+//! added to [`RouteEntry::drained`] where it ended cleanly, then the target is stored (one atomic
+//! store: the cut-over), then `change` is counted up and its waiters are woken (futex, shared). A
+//! reader goes the other way: it loads `change`, then the targets, and for an attempt that it
+//! finds replaced it looks through `drained`. So it sees at least all that was published before
+//! the `change` that it loaded, and whoever left cleanly before it sees the successor. What it sees
+//! beyond that comes with a `change` that it has not loaded yet, and is looked at again then.
+//!
+//! A client that parks has acted upon a `change` and waits for it to differ. A supervisor that
+//! died before the last step has a successor that counts every used entry up once more.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -17,11 +24,13 @@ use crate::id::Attempt;
 /// First word of a route table, so that another file is not taken for one.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"insulaRT");
 /// Version of this layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 /// Entries in a host's table.
 pub const CAPACITY: usize = 4096;
 /// Instances behind one entry at most.
 pub const TARGETS: usize = 16;
+/// Attempts that an entry remembers as having left cleanly.
+pub const DRAINED: usize = 8;
 
 /// The head of the table.
 #[repr(C, align(256))]
@@ -41,11 +50,13 @@ pub struct RouteHeader {
 pub struct RouteEntry {
     /// Counted up and woken after every change of this entry; a futex word.
     pub change: AtomicU32,
-    _pad: u32,
-    /// The attempt that last left this entry after answering or refusing all that it had received:
-    /// what is still unanswered at that attempt was never executed, and may be sent elsewhere
-    /// whatever its method is.
-    pub drained: AtomicU64,
+    /// How many attempts left cleanly; the next one is written over the oldest.
+    pub drained_count: AtomicU32,
+    /// The last attempts that left this entry after answering or refusing all that they had
+    /// received: what is still unanswered at one of them was never executed, and may be sent
+    /// elsewhere whatever its method is. One that was forgotten counts as not drained, which is
+    /// the safe side.
+    pub drained: [AtomicU64; DRAINED],
     /// A [`Target`] word per instance.
     pub targets: [AtomicU64; TARGETS],
 }
@@ -123,11 +134,35 @@ impl RouteEntry {
     ///
     /// For the supervisor, the only writer. `drained` names the predecessor when it left cleanly.
     pub fn publish(&self, index: usize, target: Target, drained: Option<Attempt>) {
-        if let Some(attempt) = drained {
-            self.drained.store(attempt.0, Ordering::SeqCst);
+        if let Some(attempt) = drained.filter(|attempt| !self.has_drained(*attempt)) {
+            let count = self.drained_count.load(Ordering::SeqCst);
+            self.drained[count as usize % DRAINED].store(attempt.0, Ordering::SeqCst);
+            self.drained_count
+                .store(count.wrapping_add(1), Ordering::SeqCst);
         }
         self.targets[index].store(target.to_word(), Ordering::SeqCst);
         self.change.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The target of the instance `index`, which is below [`TARGETS`].
+    pub fn target(&self, index: usize) -> Target {
+        Target::from_word(self.targets[index].load(Ordering::SeqCst))
+    }
+
+    /// Whether the attempt is remembered as having left cleanly.
+    pub fn has_drained(&self, attempt: Attempt) -> bool {
+        attempt.0 != 0
+            && self
+                .drained
+                .iter()
+                .any(|drained| drained.load(Ordering::SeqCst) == attempt.0)
+    }
+
+    /// Whether anything was ever published in this entry.
+    pub fn is_used(&self) -> bool {
+        self.targets
+            .iter()
+            .any(|target| target.load(Ordering::SeqCst) != 0)
     }
 }
 
@@ -156,8 +191,43 @@ mod tests {
     fn the_layout_is_what_other_versions_map() {
         assert_eq!(size_of::<RouteHeader>(), 256);
         assert_eq!(size_of::<RouteEntry>(), 256);
+        assert_eq!(std::mem::offset_of!(RouteEntry, drained_count), 4);
         assert_eq!(std::mem::offset_of!(RouteEntry, drained), 8);
-        assert_eq!(std::mem::offset_of!(RouteEntry, targets), 16);
+        assert_eq!(std::mem::offset_of!(RouteEntry, targets), 72);
         assert_eq!(std::mem::offset_of!(RouteTable, entries), 256);
+    }
+
+    #[test]
+    fn the_last_eight_that_drained_are_remembered_once_each() {
+        let zero = || AtomicU64::new(0);
+        let entry = RouteEntry {
+            change: AtomicU32::new(0),
+            drained_count: AtomicU32::new(u32::MAX - 2),
+            drained: std::array::from_fn(|_| zero()),
+            targets: std::array::from_fn(|_| zero()),
+        };
+        assert!(!entry.is_used());
+        assert!(!entry.has_drained(Attempt(0)));
+        for attempt in 1..=20 {
+            let target = Target {
+                state: RouteState::Serve,
+                attempt: Attempt(attempt + 1),
+                slot: 0,
+            };
+            // Told twice, it takes no second place.
+            entry.publish(3, target, Some(Attempt(attempt)));
+            entry.publish(3, target, Some(Attempt(attempt)));
+            for other in 1..=attempt {
+                let remembered = other + DRAINED as u64 > attempt;
+                assert_eq!(
+                    entry.has_drained(Attempt(other)),
+                    remembered,
+                    "{other} after {attempt}"
+                );
+            }
+        }
+        assert!(entry.is_used());
+        assert_eq!(entry.target(3).attempt, Attempt(21));
+        assert_eq!(entry.change.load(Ordering::SeqCst), 40);
     }
 }

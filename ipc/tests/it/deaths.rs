@@ -141,6 +141,7 @@ fn serve(page: std::os::fd::OwnedFd) {
         parent: variable("PARENT"),
         consumer_name: "consumer".to_owned(),
         consumer: CONSUMER,
+        limits: Default::default(),
     };
     edge.parent.shrink_to_fit();
     server.serve(edge, page).unwrap();
@@ -161,6 +162,7 @@ fn submit_and_stay(routes: &std::os::fd::OwnedFd, page: std::os::fd::OwnedFd) {
         parent: variable("PARENT"),
         route: 0,
         consumer: CONSUMER,
+        policy: Default::default(),
     };
     let edge = Edge::new(used, routes, page, Duration::ZERO).unwrap();
     let connection = edge.connect::<Ledger>().unwrap();

@@ -236,6 +236,7 @@ impl Edge {
                         parent: String::new(),
                         consumer_name: self.consumer.to_string(),
                         consumer: c,
+                        limits: Default::default(),
                     };
                     turn.actions.push(Action::Say {
                         attempt: p,
@@ -269,6 +270,7 @@ impl Edge {
             parent: String::new(),
             route: self.route,
             consumer,
+            policy: Default::default(),
         }
     }
 }

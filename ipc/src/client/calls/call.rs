@@ -100,7 +100,7 @@ impl Call {
     }
 
     /// Decides what becomes of the call under a new route.
-    pub(super) fn route_changed(&mut self, target: Target, drained: Attempt) {
+    pub(super) fn route_changed(&mut self, target: Target, drained: impl Fn(Attempt) -> bool) {
         if let Stage::Kept { not_before_ns, .. } = &mut self.stage {
             *not_before_ns = 0;
             return;
@@ -118,7 +118,7 @@ impl Call {
         }
         match std::mem::replace(&mut self.stage, Stage::Free) {
             Stage::Sent { pending, .. } => {
-                let certain = drained == to;
+                let certain = drained(to);
                 let again = match self.spec.safety {
                     Safety::Idempotent | Safety::Once => true,
                     Safety::AtMostOnce => certain,

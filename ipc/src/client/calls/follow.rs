@@ -19,10 +19,10 @@ impl Calls {
         let changed = word != state.seen;
         state.seen = word;
         let target = Target::from_word(word);
-        // Loaded after the target: a drained predecessor is named before its successor.
-        let drained = Attempt(self.place.entry().drained.load(Ordering::SeqCst));
         if changed {
             state.retry_link_ns = 0;
+            // Looked up after the target: who left cleanly is named before its successor.
+            let drained = |attempt: Attempt| self.place.entry().has_drained(attempt);
             for call in &mut state.calls {
                 call.route_changed(target, drained);
             }
