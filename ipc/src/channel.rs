@@ -56,7 +56,7 @@ pub enum ChannelError {
     },
 }
 
-fn refused<E: std::fmt::Debug>(
+pub(crate) fn refused<E: std::fmt::Debug>(
     step: &'static str,
     directory: &str,
 ) -> impl FnOnce(E) -> ChannelError {
@@ -88,13 +88,13 @@ impl Sizes {
 
 /// Lines that hold `bytes`, so many that a chunk with its two headers takes an odd number of
 /// them: chunks at a power-of-two distance would compete for the same cache sets.
-const fn lines<Foreign, Ours>(bytes: usize) -> usize {
+pub(crate) const fn lines<Foreign, Ours>(bytes: usize) -> usize {
     let payload = if bytes == 0 { 1 } else { bytes.div_ceil(LINE) };
     let headers = (size_of::<Foreign>() + size_of::<Ours>()).div_ceil(LINE);
     payload + (payload + headers + 1) % 2
 }
 
-fn node(directory: &str) -> Result<Node<FileService>, ChannelError> {
+pub(crate) fn node(directory: &str) -> Result<Node<FileService>, ChannelError> {
     let config = config(directory).ok_or_else(|| ChannelError::Path(directory.to_owned()))?;
     NodeBuilder::new()
         .config(&config)
@@ -109,14 +109,14 @@ fn service_name() -> ServiceName {
 }
 
 /// The bytes of a loaned chunk.
-fn bytes_mut(lines: &mut [MaybeUninit<Line>]) -> &mut [u8] {
+pub(crate) fn bytes_mut(lines: &mut [MaybeUninit<Line>]) -> &mut [u8] {
     let length = size_of_val(lines);
     // SAFETY: same memory, exclusively borrowed. It lies in a shared file, whose bytes always have
     // a value, whatever `MaybeUninit` says about the type above them.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), length) }
 }
 
-fn bytes_of(lines: &[Line]) -> &[u8] {
+pub(crate) fn bytes_of(lines: &[Line]) -> &[u8] {
     // SAFETY: a line is 64 plain bytes; same memory, same lifetime.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), size_of_val(lines)) }
 }

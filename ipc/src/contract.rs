@@ -39,6 +39,21 @@ pub trait Message: 'static {
     const ENCODED_MAX: usize;
     /// Its structure.
     fn schema() -> TypeSchema;
+
+    /// Writes a value to the beginning of `place`; its length, `None` where it does not fit into
+    /// `place` or [`Self::ENCODED_MAX`].
+    #[inline]
+    fn encode(value: &Self::View<'_>, place: &mut [u8]) -> Option<usize> {
+        let end = place.len().min(Self::ENCODED_MAX);
+        let written = postcard::to_slice(value, &mut place[..end]).ok()?;
+        Some(written.len())
+    }
+
+    /// Reads a value; `None` where the bytes are none.
+    #[inline]
+    fn decode(bytes: &[u8]) -> Option<Self::View<'_>> {
+        postcard::from_bytes(bytes).ok()
+    }
 }
 
 /// A typed API with a name and a major version, made by `#[contract]`.

@@ -18,6 +18,7 @@ mod memory;
 #[doc(hidden)]
 pub mod raw;
 pub mod server;
+pub mod stream;
 #[doc(hidden)]
 pub mod testing;
 mod wake;

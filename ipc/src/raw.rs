@@ -82,5 +82,9 @@ pub fn config(directory: &str) -> Option<Config> {
         .defaults
         .request_response
         .server_expired_connection_buffer = 4;
+    config
+        .defaults
+        .publish_subscribe
+        .subscriber_expired_connection_buffer = 4;
     Some(config)
 }

@@ -26,6 +26,7 @@ use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
 use crate::header::Status;
 use crate::memory::MapError;
+use crate::stream::Outlets;
 use crate::wake::{self, Watched};
 use edges::OpenEdge;
 pub use reply::Reply;
@@ -138,6 +139,11 @@ impl Journal for NoJournal {
 pub trait Dispatch {
     /// The contract.
     type Contract: Contract;
+
+    /// The contract's streams; none unless it has any.
+    fn outlets(&self) -> Option<&Outlets> {
+        None
+    }
 
     /// Executes one request and answers it through `reply`.
     ///
@@ -273,6 +279,7 @@ pub struct Server<D, J> {
     /// The edge at which the next turn begins.
     first: usize,
     held: Vec<Held>,
+    outlets: Option<Outlets>,
     control: Arc<AtomicU32>,
     /// The control word as the last park left it.
     control_seen: u32,
@@ -307,6 +314,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             edges: Vec::new(),
             first: 0,
             held: Vec::new(),
+            outlets: dispatch.outlets().cloned(),
             control: Arc::new(AtomicU32::new(0)),
             control_seen: 0,
             dispatch,
@@ -346,6 +354,9 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// Closes the edge of a consumer that is gone; a leader also forgets the answers recorded for
     /// it.
     pub fn unserve(&mut self, edge: EdgeId, consumer: Attempt) {
+        if let Some(outlets) = &self.outlets {
+            outlets.unserve(edge, consumer);
+        }
         self.edges.retain(|open| !open.is(edge, consumer));
         self.first = 0;
         if D::Contract::NEEDS_JOURNAL
@@ -393,6 +404,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             words.push(wake::lie_down(edge.waiter()));
         }
         let idle = !self.edges.iter().any(OpenEdge::has_requests)
+            && !self.has_wishes()
             && self.control.load(Ordering::SeqCst) == self.control_seen;
         if idle {
             wake::wait_any(&words, None);

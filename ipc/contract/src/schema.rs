@@ -36,6 +36,7 @@ pub use compatibility::{Incompatibility, Reason, check};
 ///     in_flight: 16,
 ///     error: TypeSchema::Enum(vec![]),
 ///     methods: vec![read],
+///     streams: vec![],
 /// };
 /// let mut provider = consumer.clone();
 /// provider.methods[0].request = TypeSchema::Text { max: 200 };
@@ -59,6 +60,8 @@ pub struct Schema {
     pub error: TypeSchema,
     /// Its methods.
     pub methods: Vec<MethodSchema>,
+    /// Its streams.
+    pub streams: Vec<StreamSchema>,
 }
 
 /// One method of a contract.
@@ -85,6 +88,47 @@ pub enum SafetySchema {
     Idempotent,
     /// It is sent again; the server recognises it and repeats its answer.
     Once,
+}
+
+/// One stream of a contract.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StreamSchema {
+    /// Its number on the wire.
+    pub id: u16,
+    /// Its name.
+    pub name: String,
+    /// What becomes of its values.
+    pub delivery: DeliverySchema,
+    /// What its values are.
+    pub item: TypeSchema,
+}
+
+/// What becomes of a stream's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DeliverySchema {
+    /// A subscriber gets the newest one, and none in between that it was too slow for.
+    Latest {
+        /// Whether one who joins gets the value that was published last.
+        history: bool,
+    },
+    /// A subscriber gets each of them.
+    Lossless {
+        /// Values that may wait for a subscriber.
+        buffer: u32,
+        /// The last values, that one who joins gets.
+        history: u32,
+        /// What becomes of a subscriber that has no room.
+        slow: SlowSchema,
+    },
+}
+
+/// What becomes of a subscriber that has no room for a value, the least it can rely on first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SlowSchema {
+    /// It is disconnected and told so.
+    Disconnect,
+    /// The publisher waits for it.
+    Wait,
 }
 
 /// What a value is made of.
@@ -176,13 +220,18 @@ impl Schema {
     /// and in every build.
     ///
     /// The canonical encoding is `insula schema 1`, then the schema with its methods ordered by
-    /// number, as postcard. Two schemas of the same hash are taken for equal; nothing is protected
+    /// number, as postcard; its streams, ordered too, only where it has any. Two schemas of the same hash are taken for equal; nothing is protected
     /// by that, since an edge's two ends are checked again on every message.
     pub fn hash(&self) -> u64 {
         let mut canonical = self.clone();
         canonical.methods.sort_by_key(|method| method.id);
-        let bytes = postcard::to_extend(&canonical, b"insula schema 1".to_vec())
+        canonical.streams.sort_by_key(|stream| stream.id);
+        let mut bytes = postcard::to_extend(&canonical, b"insula schema 1".to_vec())
             .expect("a schema has only types that postcard encodes");
+        if canonical.streams.is_empty() {
+            // The count of no streams: hashes of contracts without any are older than streams.
+            bytes.pop();
+        }
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })

@@ -1,6 +1,7 @@
 //! `#[contract]`.
 
 mod generate;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use syn::{
 };
 
 use crate::shape::as_static;
+use stream::Stream;
 
 /// As `insula_contract::id::NAME_MAX`.
 const NAME_MAX: usize = 32;
@@ -33,6 +35,7 @@ struct Contract {
     error: Type,
     in_flight: u32,
     methods: Vec<Method>,
+    streams: Vec<Stream>,
 }
 
 struct Method {
@@ -177,7 +180,7 @@ impl Contract {
                  first, and at most 32 bytes",
             ));
         }
-        let methods = read_methods(item)?;
+        let (methods, streams) = read_items(item)?;
         Ok(Self {
             krate,
             visibility: item.vis.clone(),
@@ -188,11 +191,12 @@ impl Contract {
             error: error.ok_or_else(|| missing("error = ..."))?,
             in_flight: in_flight.unwrap_or(IN_FLIGHT),
             methods,
+            streams,
         })
     }
 }
 
-fn read_methods(item: &ItemTrait) -> Result<Vec<Method>> {
+fn read_items(item: &ItemTrait) -> Result<(Vec<Method>, Vec<Stream>)> {
     if let Some(surplus) = item.attrs.iter().find(|attribute| !is_doc(attribute)) {
         return Err(Error::new_spanned(
             surplus,
@@ -208,37 +212,77 @@ fn read_methods(item: &ItemTrait) -> Result<Vec<Method>> {
         None => problems = Some(error),
         Some(problems) => problems.combine(error),
     };
-    let mut methods: Vec<Method> = Vec::new();
+    let (mut methods, mut streams) = (Vec::new(), Vec::new());
     let mut ids = BTreeMap::new();
+    let mut markers: BTreeMap<Ident, Ident> = BTreeMap::new();
     for item in &item.items {
         let TraitItem::Fn(function) = item else {
-            note(Error::new_spanned(item, "a contract consists of methods"));
+            let text = "a contract consists of methods and streams";
+            note(Error::new_spanned(item, text));
             continue;
         };
-        let method = match Method::read(function) {
-            Ok(method) => method,
+        let is_stream = stream::is_stream(function);
+        let read = if is_stream {
+            Stream::read(function).map(|stream| {
+                let key = (stream.id, stream.ident.clone(), stream.marker.clone());
+                streams.push(stream);
+                key
+            })
+        } else {
+            Method::read(function).map(|method| {
+                let key = (method.id, method.ident.clone(), method.marker.clone());
+                methods.push(method);
+                key
+            })
+        };
+        let (id, ident, marker) = match read {
+            Ok(key) => key,
             Err(error) => {
                 note(error);
                 continue;
             }
         };
-        if let Some(other) = ids.insert(method.id, method.ident.clone()) {
-            let text = format!("method number {} belongs to `{other}`", method.id);
-            note(Error::new(method.ident.span(), text));
+        if let Some(other) = ids.insert((is_stream, id), ident.clone()) {
+            let kind = if is_stream { "stream" } else { "method" };
+            let text = format!("{kind} number {id} belongs to `{other}`");
+            note(Error::new(ident.span(), text));
         }
-        if let Some(other) = methods.iter().find(|other| other.marker == method.marker) {
-            let text = format!("the name collides with that of `{}`", other.ident);
-            note(Error::new(method.ident.span(), text));
+        if let Some(other) = markers.insert(marker, ident.clone()) {
+            let text = format!("the name collides with that of `{other}`");
+            note(Error::new(ident.span(), text));
         }
-        methods.push(method);
+    }
+    if !streams.is_empty()
+        && let Some(method) = methods.iter().find(|method| method.ident == "streams")
+    {
+        let text = "`streams` is a name of the server's own in a contract that has streams";
+        note(Error::new(method.ident.span(), text));
     }
     match problems {
         Some(problems) => Err(problems),
-        None if methods.is_empty() => {
-            Err(Error::new(item.ident.span(), "a contract needs a method"))
-        }
-        None => Ok(methods),
+        None if methods.is_empty() && streams.is_empty() => Err(Error::new(
+            item.ident.span(),
+            "a contract needs a method or a stream",
+        )),
+        None => Ok((methods, streams)),
     }
+}
+
+/// Refuses what neither a method nor a stream has.
+fn plain_signature(function: &TraitItemFn, kind: &str, expected: &str) -> Result<()> {
+    let signature = &function.sig;
+    if let Some(body) = &function.default {
+        let text = format!("{kind} of a contract has no body");
+        return Err(Error::new_spanned(body, text));
+    }
+    if signature.asyncness.is_some()
+        || signature.unsafety.is_some()
+        || signature.constness.is_some()
+        || !signature.generics.params.is_empty()
+    {
+        return Err(Error::new_spanned(signature, expected));
+    }
+    Ok(())
 }
 
 impl Safety {
@@ -265,22 +309,11 @@ impl Method {
 
     fn read(function: &TraitItemFn) -> Result<Self> {
         let signature = &function.sig;
-        if let Some(body) = &function.default {
-            return Err(Error::new_spanned(
-                body,
-                "a method of a contract has no body",
-            ));
-        }
-        if signature.asyncness.is_some()
-            || signature.unsafety.is_some()
-            || signature.constness.is_some()
-            || !signature.generics.params.is_empty()
-        {
-            return Err(Error::new_spanned(
-                signature,
-                "expected `fn name(request: Request) -> Response;`",
-            ));
-        }
+        plain_signature(
+            function,
+            "a method",
+            "expected `fn name(request: Request) -> Response;`",
+        )?;
         let ident = signature.ident.clone();
         if TAKEN.iter().any(|taken| ident == taken) {
             let text = format!("`{ident}` is a name of the client's own");

@@ -24,6 +24,12 @@ use proc_macro::TokenStream;
 ///     /// Sets the count to nothing.
 ///     #[method(id = 3, deadline = "5s")]
 ///     fn reset();
+///     /// The count, whenever it changes.
+///     #[stream(id = 1, latest)]
+///     fn count() -> Count;
+///     /// Everything that is added.
+///     #[stream(id = 2, lossless, buffer = 64, history = 8, slow = disconnect)]
+///     fn additions() -> Addition;
 /// }
 /// ```
 ///
@@ -47,9 +53,22 @@ use proc_macro::TokenStream;
 /// A method that is neither `idempotent` nor `once` is executed at most once, and its caller may
 /// be told that the outcome is not known. A method without a request or response has `()`.
 ///
+/// A stream carries values from the provider to everybody who subscribes. Of a stream:
+///
+/// | option | |
+/// |---|---|
+/// | `id = 1` | its number on the wire, from 1, apart from the numbers of methods |
+/// | `latest` | a subscriber gets the newest value, and none that it was too slow for |
+/// | `lossless` | a subscriber gets every value, in order |
+/// | `buffer = 64` | of `lossless`: values that may wait for a subscriber, 16 unless given |
+/// | `history = 8` | values that one who joins gets first: of `lossless` as many as fit the buffer, none unless given; of `latest` 1 (unless given) or 0 |
+/// | `slow = wait` | of `lossless`: the publisher waits for a subscriber without room (unless given), or with `disconnect` it is cut off and told so |
+///
 /// For a trait `Counter` this makes the type `Counter` (which implements `Contract`), a module
 /// `counter` with a type per method (which implements `Method`), `CounterClient`, the trait
 /// `CounterServer` and `CounterDispatch`, which lets a `CounterServer` be served.
+/// A contract with streams also gets `CounterStreams`, their publishers, which `CounterServer` has
+/// to give by its method `streams`, and a type per stream in the module, for `Edge::subscribe`.
 #[proc_macro_attribute]
 pub fn contract(options: TokenStream, item: TokenStream) -> TokenStream {
     contract::expand(options.into(), item.into())

@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use insula_contract::edge::CLIENT_SLOTS;
 use insula_contract::line::UsedEdge;
 
 use super::Connection;
@@ -13,6 +15,7 @@ use crate::channel::Sizes;
 use crate::clock;
 use crate::contract::{CONNECTIONS, Contract};
 use crate::memory::{MapError, PageMap, RouteMap};
+use crate::stream;
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,10 @@ struct Shared {
     page: PageMap,
     spin_ns: u64,
     slots: Mutex<[Slot; CONNECTIONS]>,
+    /// A bit for each client slot that a subscription has taken.
+    subscriptions: AtomicU32,
+    /// The number of the last wish.
+    wishes: AtomicU32,
 }
 
 /// A client slot of the edge page. Its sequence outlives its connections: the number of a `once`
@@ -85,6 +92,8 @@ impl Edge {
                 page,
                 spin_ns,
                 slots,
+                subscriptions: AtomicU32::new(0),
+                wishes: AtomicU32::new(0),
             }),
         })
     }
@@ -138,15 +147,35 @@ impl Edge {
         };
     }
 
-    pub(super) fn routes(&self) -> &RouteMap {
+    /// Takes a client slot for a subscription.
+    pub(crate) fn claim_subscription(&self) -> Option<usize> {
+        let claimed = &self.shared.subscriptions;
+        (stream::FIRST_SLOT..CLIENT_SLOTS).find(|slot| {
+            let bit = 1 << slot;
+            claimed.fetch_or(bit, Ordering::SeqCst) & bit == 0
+        })
+    }
+
+    /// Gives it back.
+    pub(crate) fn release_subscription(&self, slot: usize) {
+        let claimed = &self.shared.subscriptions;
+        claimed.fetch_and(!(1 << slot), Ordering::SeqCst);
+    }
+
+    /// The number of the next wish, never 0.
+    pub(crate) fn next_wish(&self) -> u32 {
+        self.shared.wishes.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    pub(crate) fn routes(&self) -> &RouteMap {
         &self.shared.routes
     }
 
-    pub(super) fn page(&self) -> &PageMap {
+    pub(crate) fn page(&self) -> &PageMap {
         &self.shared.page
     }
 
-    pub(super) fn spin_ns(&self) -> u64 {
+    pub(crate) fn spin_ns(&self) -> u64 {
         self.shared.spin_ns
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use insula_contract::edge::{CLIENT_SLOTS, Waiter, pair_directory};
@@ -11,6 +12,7 @@ use insula_contract::line::ServedEdge;
 use super::ServeError;
 use crate::channel::{Loaned, ServerEnd, Sizes, Taken};
 use crate::memory::PageMap;
+use crate::stream::Seat;
 use crate::wake;
 
 /// An edge whose channel is open.
@@ -18,7 +20,8 @@ use crate::wake;
 pub(super) struct OpenEdge {
     edge: ServedEdge,
     end: ServerEnd,
-    page: PageMap,
+    page: Arc<PageMap>,
+    directory: String,
     slot: usize,
     /// Client slots that were answered and not yet rung, a bit each.
     answered: Cell<u32>,
@@ -36,7 +39,7 @@ impl OpenEdge {
         slot: u8,
         sizes: Sizes,
     ) -> Result<Self, ServeError> {
-        let page = PageMap::new(page).map_err(ServeError::Page)?;
+        let page = Arc::new(PageMap::new(page).map_err(ServeError::Page)?);
         let index = usize::from(slot);
         if index >= page.page().servers.len() {
             return Err(ServeError::NoSlot(slot));
@@ -47,6 +50,7 @@ impl OpenEdge {
             edge,
             end,
             page,
+            directory,
             slot: index,
             answered: Cell::new(0),
             unreadable: Cell::new(false),
@@ -71,6 +75,16 @@ impl OpenEdge {
 
     pub(super) fn waiter(&self) -> &Waiter {
         &self.page.page().servers[self.slot]
+    }
+
+    /// What its streams need.
+    pub(super) fn seat(&self) -> Seat<'_> {
+        Seat {
+            id: self.id(),
+            page: &self.page,
+            slot: self.slot,
+            directory: &self.directory,
+        }
     }
 
     /// Whether a request waits, as far as can be seen.

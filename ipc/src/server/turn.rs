@@ -15,6 +15,7 @@ use crate::client::TraceContext;
 use crate::clock;
 use crate::contract::Contract;
 use crate::header::{RequestHeader, Status, VERSION};
+use crate::stream::Outlets;
 
 /// Requests of one turn at most.
 const BATCH: usize = 256;
@@ -99,10 +100,28 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// A turn without spinning.
     pub(super) fn turn_now(&mut self) -> bool {
         let _guard = AbortOnPanic;
+        self.look_at_streams();
         let edges = std::mem::take(&mut self.edges);
         let worked = self.turn_over(&edges);
         self.edges = edges;
         worked
+    }
+
+    /// Lets subscribers join and leave.
+    #[inline]
+    fn look_at_streams(&self) {
+        let Some(outlets) = &self.outlets else { return };
+        for edge in &self.edges {
+            if Outlets::is_wanted(edge.waiter()) {
+                outlets.look(&edge.seat());
+            }
+        }
+    }
+
+    /// Whether a subscriber wants to join or leave.
+    pub(super) fn has_wishes(&self) -> bool {
+        let wanted = |edge: &OpenEdge| Outlets::is_wanted(edge.waiter());
+        self.outlets.is_some() && self.edges.iter().any(wanted)
     }
 
     fn turn_over(&mut self, edges: &[OpenEdge]) -> bool {

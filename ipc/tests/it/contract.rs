@@ -36,6 +36,7 @@ impl Contract for Ledger {
                 describe::<Risk>(),
                 describe::<Refuse>(),
             ],
+            streams: Vec::new(),
         }
     }
 }

@@ -2,11 +2,8 @@
 //!
 //! The test binary starts itself with a role in its environment; see [`role`].
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use insula_contract::id::Attempt;
@@ -15,81 +12,13 @@ use insula_ipc::client::{CallError, CallOptions, Connection, Edge};
 use insula_ipc::server::Server;
 use insula_ipc::testing::{self, Host};
 
-use crate::common::{FileJournal, Service, WATCHDOG};
+use crate::common::{FileJournal, Service};
 use crate::contract::{Add, Echo, Ledger, Risk, Text};
+use crate::process::{Process, say, stay, variable};
 
 const CONSUMER: Attempt = Attempt(500);
 const A: Attempt = Attempt(1);
 const B: Attempt = Attempt(2);
-
-/// A child of this test; killed when dropped.
-struct Process {
-    child: Child,
-    said: mpsc::Receiver<String>,
-}
-
-/// Lines that roles write for their test begin with this.
-const MARK: &str = "@@";
-
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n{MARK}{line}").unwrap();
-    out.flush().unwrap();
-}
-
-impl Process {
-    fn start(role: &str, host: &Host, variables: &[(&str, String)]) -> Self {
-        let (routes, page) = (host.routes(), host.page());
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["deaths::role", "--exact", "--nocapture", "--test-threads=1"])
-            .env("ROLE", role)
-            .env("PARENT", host.used::<Ledger>(CONSUMER).parent)
-            .env("ROUTES", testing::inheritable(&routes).to_string())
-            .env("PAGE", testing::inheritable(&page).to_string())
-            .envs(variables.iter().map(|(name, value)| (*name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (tell, said) = mpsc::channel();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || listen(lines, &tell));
-        Self { child, said }
-    }
-
-    /// Waits until the role says the line.
-    fn says(&self, expected: &str) {
-        let line = self
-            .said
-            .recv_timeout(WATCHDOG)
-            .expect("watchdog: a word of the child");
-        assert_eq!(line, expected);
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn listen(lines: BufReader<ChildStdout>, tell: &mpsc::Sender<String>) {
-    for line in lines.lines().map_while(Result::ok) {
-        if let Some(word) = line.strip_prefix(MARK) {
-            let _ = tell.send(word.to_owned());
-        }
-    }
-}
-
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
-}
 
 /// Not a test: what the children of the other tests run.
 #[test]
@@ -103,12 +32,6 @@ fn role() {
         "server" => serve(page),
         "client" => submit_and_stay(&routes, page),
         _ => panic!("no such role"),
-    }
-}
-
-fn stay() -> ! {
-    loop {
-        std::thread::park();
     }
 }
 
@@ -194,6 +117,7 @@ impl Scene {
     fn server(&self, attempt: Attempt, slot: u8, stay: &str) -> Process {
         self.host.open_pair(attempt, CONSUMER);
         let server = Process::start(
+            "deaths::role",
             "server",
             &self.host,
             &[
@@ -324,7 +248,12 @@ fn a_server_survives_its_client(name: &str, hold: &str) {
         server.serve(served, host.page()).unwrap();
     }
     host.publish(RouteState::Serve, A, 0, None);
-    let mut client = Process::start("client", &host, &[("HOLD", hold.to_owned())]);
+    let mut client = Process::start(
+        "deaths::role",
+        "client",
+        &host,
+        &[("HOLD", hold.to_owned())],
+    );
     if hold == "the answer" {
         while journal.total() == 0 {
             if !server.turn() {

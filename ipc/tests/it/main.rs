@@ -5,5 +5,7 @@ mod common;
 mod contract;
 mod deaths;
 mod hostile;
+mod process;
+mod streams;
 mod turnover;
 mod waking;

@@ -18,6 +18,9 @@
 //! | method | the provider may have more |
 //! | safety | the provider's may be stronger: at most once, idempotent, `once` |
 //! | in-flight limit | the provider's may be greater |
+//! | stream | the provider may have more; a value travels like a response |
+//! | delivery of a stream | latest and lossless do not go together; the provider's buffer and history may be greater |
+//! | slow subscriber | the provider may wait where the consumer expects to be disconnected |
 //! | deadline, Rust type names | freely: they do not travel |
 //!
 //! So a field can't be added to a request, not even at its end: the older side would stop before
@@ -33,7 +36,10 @@
 
 use std::fmt;
 
-use super::{FieldSchema, MethodSchema, SafetySchema, Schema, TypeSchema, VariantSchema};
+use super::{
+    DeliverySchema, FieldSchema, MethodSchema, SafetySchema, Schema, SlowSchema, StreamSchema,
+    TypeSchema, VariantSchema,
+};
 
 /// One reason why a consumer cannot use a provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +103,25 @@ pub enum Reason {
         /// What the provider gives.
         served: SafetySchema,
     },
+    /// The provider lacks the stream.
+    NoStream {
+        /// The stream's number.
+        id: u16,
+    },
+    /// The number belongs to a stream of another name.
+    OtherStream {
+        /// The stream's number.
+        id: u16,
+        /// What the provider calls it.
+        served: String,
+    },
+    /// The provider's stream promises other than what the consumer relies on.
+    OtherDelivery {
+        /// What the consumer relies on.
+        wanted: DeliverySchema,
+        /// What the provider gives.
+        served: DeliverySchema,
+    },
     /// The consumer may have more requests outstanding than the provider takes.
     InFlight {
         /// The consumer's limit.
@@ -155,6 +180,54 @@ impl fmt::Display for SafetySchema {
     }
 }
 
+impl fmt::Display for DeliverySchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest { history: false } => f.write_str("the latest value"),
+            Self::Latest { history: true } => f.write_str("the latest value and that at joining"),
+            Self::Lossless {
+                buffer,
+                history,
+                slow,
+            } => {
+                let slow = match slow {
+                    SlowSchema::Wait => "waiting for the slow",
+                    SlowSchema::Disconnect => "disconnecting the slow",
+                };
+                write!(
+                    f,
+                    "every value, a buffer of {buffer}, a history of {history}, {slow}"
+                )
+            }
+        }
+    }
+}
+
+impl DeliverySchema {
+    /// Whether who relies on `wanted` may be given this.
+    fn gives(self, wanted: Self) -> bool {
+        match (wanted, self) {
+            (Self::Latest { history: wanted }, Self::Latest { history: served }) => {
+                served || !wanted
+            }
+            (
+                Self::Lossless {
+                    buffer,
+                    history,
+                    slow,
+                },
+                Self::Lossless {
+                    buffer: served_buffer,
+                    history: served_history,
+                    slow: served_slow,
+                },
+            ) => served_buffer >= buffer && served_history >= history && served_slow >= slow,
+            (Self::Latest { .. }, Self::Lossless { .. })
+            | (Self::Lossless { .. }, Self::Latest { .. }) => false,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let other = |side: &Side| match side {
@@ -178,6 +251,14 @@ impl fmt::Display for Reason {
                     "the consumer relies on {wanted}, the provider gives {served}"
                 )
             }
+            Self::NoStream { id } => write!(f, "the provider has no stream {id}"),
+            Self::OtherStream { id, served } => {
+                write!(f, "the provider's stream {id} is `{served}`")
+            }
+            Self::OtherDelivery { wanted, served } => write!(
+                f,
+                "the consumer relies on {wanted}; the provider gives {served}"
+            ),
             Self::InFlight { wanted, served } => write!(
                 f,
                 "the provider takes {served} outstanding requests, the consumer has up to {wanted}"
@@ -223,7 +304,7 @@ impl fmt::Display for Reason {
 ///
 /// # Errors
 ///
-/// Every reason why not, in the order of the consumer's methods.
+/// Every reason why not, in the order of the consumer's methods and streams.
 pub fn check(consumer: &Schema, provider: &Schema) -> Result<(), Vec<Incompatibility>> {
     let mut pass = Pass {
         path: vec![id(consumer)],
@@ -252,6 +333,18 @@ pub fn check(consumer: &Schema, provider: &Schema) -> Result<(), Vec<Incompatibi
             {
                 None => pass.report(Reason::NoMethod { id: wanted.id }),
                 Some(served) => pass.method(wanted, served),
+            }
+        });
+    }
+    for wanted in &consumer.streams {
+        pass.at(&wanted.name, |pass| {
+            match provider
+                .streams
+                .iter()
+                .find(|served| served.id == wanted.id)
+            {
+                None => pass.report(Reason::NoStream { id: wanted.id }),
+                Some(served) => pass.stream(wanted, served),
             }
         });
     }
@@ -315,6 +408,25 @@ impl Pass {
         });
         self.at("response", |pass| {
             pass.reads(Side::Consumer, &served.response, &wanted.response);
+        });
+    }
+
+    fn stream(&mut self, wanted: &StreamSchema, served: &StreamSchema) {
+        if wanted.name != served.name {
+            self.report(Reason::OtherStream {
+                id: wanted.id,
+                served: served.name.clone(),
+            });
+            return;
+        }
+        if !served.delivery.gives(wanted.delivery) {
+            self.report(Reason::OtherDelivery {
+                wanted: wanted.delivery,
+                served: served.delivery,
+            });
+        }
+        self.at("item", |pass| {
+            pass.reads(Side::Consumer, &served.item, &wanted.item);
         });
     }
 

@@ -1,7 +1,8 @@
 //! What the compatibility check lets through is understood by the other side.
 
 use insula_contract::schema::{
-    DEPTH_MAX, FieldSchema, MethodSchema, SafetySchema, Schema, TypeSchema, VariantSchema, check,
+    DEPTH_MAX, DeliverySchema, FieldSchema, MethodSchema, SafetySchema, Schema, SlowSchema,
+    StreamSchema, TypeSchema, VariantSchema, check,
 };
 use proptest::prelude::*;
 
@@ -36,6 +37,27 @@ fn pair(choices: &mut Choices) -> (Schema, Schema) {
     }
 }
 
+/// What a subscriber may rely on, one promise at a time.
+fn keeps_the_promise(wanted: DeliverySchema, served: DeliverySchema) -> bool {
+    let every = |delivery| matches!(delivery, DeliverySchema::Lossless { .. });
+    let at_joining = |delivery| match delivery {
+        DeliverySchema::Latest { history } => u32::from(history),
+        DeliverySchema::Lossless { history, .. } => history,
+    };
+    let lag = |delivery| match delivery {
+        DeliverySchema::Latest { .. } => u32::MAX,
+        DeliverySchema::Lossless { buffer, .. } => buffer,
+    };
+    let cut = |delivery| {
+        let slow = SlowSchema::Disconnect;
+        matches!(delivery, DeliverySchema::Lossless { slow: s, .. } if s == slow)
+    };
+    every(wanted) == every(served)
+        && at_joining(wanted) <= at_joining(served)
+        && lag(wanted) <= lag(served)
+        && (cut(wanted) || !cut(served))
+}
+
 fn choices(count: usize) -> impl Strategy<Value = Choices> {
     prop::collection::vec(any::<u32>(), 0..count).prop_map(Choices::new)
 }
@@ -66,6 +88,14 @@ proptest! {
                 travels(&wanted.request, &served.request, &mut content)?;
                 travels(&served.response, &wanted.response, &mut content)?;
             }
+            for wanted in &consumer.streams {
+                let served = provider.streams.iter().find(|served| served.id == wanted.id);
+                prop_assert!(served.is_some());
+                let served = served.unwrap();
+                prop_assert_eq!(&wanted.name, &served.name);
+                prop_assert!(keeps_the_promise(wanted.delivery, served.delivery));
+                travels(&served.item, &wanted.item, &mut content)?;
+            }
             travels(&provider.error, &consumer.error, &mut content)?;
         }
     }
@@ -76,6 +106,7 @@ proptest! {
         prop_assert_eq!(check(&schema, &schema), Ok(()));
         let mut reordered = schema.clone();
         reordered.methods.reverse();
+        reordered.streams.reverse();
         prop_assert_eq!(schema.hash(), reordered.hash());
         prop_assert_eq!(check(&schema, &reordered), Ok(()));
         let mut other = schema.clone();
@@ -129,6 +160,20 @@ fn sample() -> Schema {
             ]),
             response: TypeSchema::Option(Box::new(TypeSchema::U64)),
         }],
+        streams: vec![],
+    }
+}
+
+fn sample_stream() -> StreamSchema {
+    StreamSchema {
+        id: 1,
+        name: "changes".into(),
+        delivery: DeliverySchema::Lossless {
+            buffer: 16,
+            history: 4,
+            slow: SlowSchema::Wait,
+        },
+        item: TypeSchema::Text { max: 10 },
     }
 }
 
@@ -136,6 +181,9 @@ fn sample() -> Schema {
 #[test]
 fn the_hash_is_the_kept_one() {
     assert_eq!(format!("{:016x}", sample().hash()), "957b1c0d991260b6");
+    let mut streaming = sample();
+    streaming.streams.push(sample_stream());
+    assert_eq!(format!("{:016x}", streaming.hash()), "072ffbb4085ddea1");
 }
 
 #[test]
@@ -217,4 +265,42 @@ fn every_incompatibility_is_named_with_its_place() {
         "sample@2: the consumer wants `sample@2`, the provider serves `sample@3`"
     );
     assert_eq!(problems.len(), 1);
+}
+
+#[test]
+fn every_incompatibility_of_a_stream_is_named() {
+    let mut consumer = sample();
+    consumer.streams.push(sample_stream());
+    let mut provider = consumer.clone();
+    let stream = &mut provider.streams[0];
+    stream.delivery = DeliverySchema::Lossless {
+        buffer: 16,
+        history: 3,
+        slow: SlowSchema::Disconnect,
+    };
+    stream.item = TypeSchema::Text { max: 11 };
+    let said = |consumer: &Schema, provider: &Schema| -> Vec<String> {
+        let problems = check(consumer, provider).unwrap_err();
+        problems.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        said(&consumer, &provider),
+        [
+            "sample@2.changes: the consumer relies on every value, a buffer of 16, a history of \
+             4, waiting for the slow; the provider gives every value, a buffer of 16, a history \
+             of 3, disconnecting the slow",
+            "sample@2.changes.item: the consumer takes at most 10, the provider sends up to 11",
+        ]
+    );
+    provider.streams[0].name = "edits".into();
+    assert_eq!(
+        said(&consumer, &provider),
+        ["sample@2.changes: the provider's stream 1 is `edits`"]
+    );
+    provider.streams.clear();
+    assert_eq!(
+        said(&consumer, &provider),
+        ["sample@2.changes: the provider has no stream 1"]
+    );
+    assert_eq!(check(&provider, &consumer), Ok(()));
 }

@@ -4,7 +4,8 @@
 //! compared by meaning. Nothing here uses postcard.
 
 use insula_contract::schema::{
-    FieldSchema, MethodSchema, SafetySchema, Schema, TypeSchema, VariantSchema,
+    DeliverySchema, FieldSchema, MethodSchema, SafetySchema, Schema, SlowSchema, StreamSchema,
+    TypeSchema, VariantSchema,
 };
 
 /// A value with the names of its parts.
@@ -379,6 +380,31 @@ fn method(choices: &mut Choices, id: u16) -> MethodSchema {
     }
 }
 
+fn delivery(choices: &mut Choices) -> DeliverySchema {
+    match choices.below(3) {
+        0 => DeliverySchema::Latest {
+            history: choices.below(2) == 1,
+        },
+        _ => {
+            let buffer = 1 + choices.below(4);
+            DeliverySchema::Lossless {
+                buffer,
+                history: choices.below(buffer + 1),
+                slow: [SlowSchema::Disconnect, SlowSchema::Wait][choices.below(2) as usize],
+            }
+        }
+    }
+}
+
+fn stream(choices: &mut Choices, id: u16) -> StreamSchema {
+    StreamSchema {
+        id,
+        name: format!("s{id}"),
+        delivery: delivery(choices),
+        item: type_schema(choices, 3),
+    }
+}
+
 /// Some contract.
 pub(crate) fn schema(choices: &mut Choices) -> Schema {
     Schema {
@@ -389,6 +415,9 @@ pub(crate) fn schema(choices: &mut Choices) -> Schema {
             .map(|id| method(choices, id))
             .collect(),
         error: type_schema(choices, 2),
+        streams: (1..=choices.below(3) as u16)
+            .map(|id| stream(choices, id))
+            .collect(),
     }
 }
 
@@ -402,6 +431,23 @@ pub(crate) fn mutate(schema: &mut Schema, choices: &mut Choices) {
         }
     }
     mutate_type(&mut schema.error, choices);
+    for stream in &mut schema.streams {
+        mutate_type(&mut stream.item, choices);
+        if choices.once_in(8) {
+            stream.delivery = delivery(choices);
+        }
+        if choices.once_in(40) {
+            stream.name.push('x');
+        }
+    }
+    if choices.once_in(8) {
+        let id = schema.streams.len() as u16 + 1;
+        let added = stream(choices, id);
+        schema.streams.push(added);
+    }
+    if choices.once_in(20) {
+        schema.streams.pop();
+    }
     if choices.once_in(6) {
         let id = schema.methods.len() as u16 + 1;
         let added = method(choices, id);

@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{Ident, Type, parse_quote};
+use syn::{Ident, Type, Visibility, parse_quote};
 
 use super::{Contract, Method, Safety, snake};
 use crate::shape::as_static;
@@ -12,17 +12,29 @@ impl Contract {
         let parts = [
             self.marker(),
             self.method_types(),
+            self.stream_types(),
             self.client(),
             self.server(),
         ];
         quote!(#(#parts)*)
     }
 
-    fn module(&self) -> Ident {
+    pub(super) fn module(&self) -> Ident {
         snake(&self.ident)
     }
 
-    fn title(&self) -> String {
+    /// How visible the types in the module are: as the contract, seen from inside.
+    pub(super) fn inner_visibility(&self) -> Visibility {
+        match &self.visibility {
+            Visibility::Inherited => parse_quote!(pub(super)),
+            Visibility::Restricted(to) if to.path.is_ident("super") => {
+                parse_quote!(pub(in super::super))
+            }
+            other => other.clone(),
+        }
+    }
+
+    pub(super) fn title(&self) -> String {
         format!("`{}@{}`", self.name, self.major)
     }
 
@@ -47,6 +59,7 @@ impl Contract {
             .iter()
             .map(|method| as_static(&method.response))
             .collect();
+        let streams = self.stream_schemas();
         let needs_journal = self
             .methods
             .iter()
@@ -94,6 +107,7 @@ impl Contract {
                         in_flight: #in_flight,
                         error: <#error as #contract::Message>::schema(),
                         methods: ::std::vec![#(#methods),*],
+                        streams: ::std::vec![#streams],
                     }
                 }
             }
@@ -109,13 +123,15 @@ impl Contract {
         } = self;
         let contract = quote!(#krate::contract);
         let module = self.module();
-        let module_doc = format!("The methods of {}.", self.title());
+        let module_doc = format!("The methods and streams of {}.", self.title());
+        let streams = self.stream_markers();
+        let inner = self.inner_visibility();
         let markers = self.methods.iter().map(|method| {
             let (docs, marker) = (&method.docs, &method.marker);
             quote! {
                 #(#docs)*
                 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-                pub enum #marker {}
+                #inner enum #marker {}
             }
         });
         let impls = self.methods.iter().map(|method| {
@@ -141,6 +157,7 @@ impl Contract {
             #[doc = #module_doc]
             #visibility mod #module {
                 #(#markers)*
+                #streams
             }
             #(#impls)*
         }
@@ -286,9 +303,25 @@ impl Contract {
                 }
             }
         });
+        let (publishers, outlets) = if self.streams.is_empty() {
+            (quote!(), quote!())
+        } else {
+            let streams = self.streams_ident();
+            let publishers = quote! {
+                /// The publishers, the same ones at every call.
+                fn streams(&self) -> &#streams;
+            };
+            let outlets = quote! {
+                fn outlets(&self) -> ::std::option::Option<&#krate::stream::Outlets> {
+                    ::std::option::Option::Some(#name::streams(&self.0).outlets())
+                }
+            };
+            (publishers, outlets)
+        };
         quote! {
             #[doc = #doc]
             #visibility trait #name {
+                #publishers
                 #(#methods)*
             }
 
@@ -301,6 +334,8 @@ impl Contract {
 
             impl<T: #name> #server::Dispatch for #dispatch<T> {
                 type Contract = #ident;
+
+                #outlets
 
                 #[inline]
                 fn dispatch(

@@ -168,12 +168,15 @@ fn signatures_of_methods_are_checked() {
             "{signature}: {problems:?}"
         );
     }
-    assert_eq!(of_methods(quote!()), ["a contract needs a method"]);
+    assert_eq!(
+        of_methods(quote!()),
+        ["a contract needs a method or a stream"]
+    );
     assert_eq!(
         of_methods(quote!(
             type A;
         ))[0],
-        "a contract consists of methods"
+        "a contract consists of methods and streams"
     );
 }
 
@@ -224,4 +227,126 @@ fn names_are_rewritten_for_types_and_modules() {
     let ident = |text| Ident::new(text, Span::call_site());
     assert_eq!(camel(&ident("compare_and_swap")), "CompareAndSwap");
     assert_eq!(snake(&ident("RoomRates")), "room_rates");
+}
+
+#[test]
+fn a_contract_with_streams_becomes_rust() {
+    let items = quote! {
+        #[method(id = 1, deadline = "1s")]
+        fn read();
+        /// Documented.
+        #[stream(id = 1, latest)]
+        fn price() -> Price;
+        #[stream(id = 2, lossless, buffer = 64, history = 8, slow = disconnect)]
+        fn trades() -> Trade<'_>;
+    };
+    assert_eq!(of_methods(items), [""; 0]);
+    let alone = quote!(
+        #[stream(id = 1, latest, history = 0)]
+        fn price() -> Price;
+    );
+    assert_eq!(of_methods(alone), [""; 0]);
+}
+
+#[test]
+fn streams_are_checked() {
+    let of = |attribute: TokenStream, signature: TokenStream| {
+        of_methods(quote!(#attribute #signature)).remove(0)
+    };
+    for (attribute, expected) in [
+        (quote!(#[stream(latest)]), "a stream needs its `id"),
+        (
+            quote!(#[stream(id = 1)]),
+            "a stream needs to be `latest` or `lossless`",
+        ),
+        (
+            quote!(#[stream(id = 0, latest)]),
+            "expected a number from 1 to 65535",
+        ),
+        (
+            quote!(#[stream(id = 1, latest, lossless)]),
+            "a stream is `latest` or `lossless`, not both",
+        ),
+        (
+            quote!(#[stream(id = 1, latest, buffer = 2)]),
+            "a `latest` stream has no buffer",
+        ),
+        (
+            quote!(#[stream(id = 1, latest, history = 2)]),
+            "expected a number from 0 to 1",
+        ),
+        (
+            quote!(#[stream(id = 1, latest, slow = wait)]),
+            "a subscriber of a `latest` stream is never too slow",
+        ),
+        (
+            quote!(#[stream(id = 1, lossless, buffer = 0)]),
+            "expected a number from 1 to 4096",
+        ),
+        (
+            quote!(#[stream(id = 1, lossless, buffer = 4, history = 5)]),
+            "the history has to fit into the buffer, which is 4",
+        ),
+        (
+            quote!(#[stream(id = 1, lossless, slow = drop)]),
+            "expected `wait` or `disconnect`",
+        ),
+        (
+            quote!(#[stream(id = 1, lossless, deadline = "1s")]),
+            "unknown option of a stream",
+        ),
+        (
+            quote!(#[stream(id = 1, latest)] #[inline]),
+            "a stream has no attributes but",
+        ),
+    ] {
+        let problem = of(
+            attribute.clone(),
+            quote!(
+                fn price() -> Price;
+            ),
+        );
+        assert!(problem.starts_with(expected), "{attribute}: {problem}");
+    }
+    for (signature, expected) in [
+        (
+            quote!(
+                fn price(request: A) -> Price;
+            ),
+            "a stream takes no request",
+        ),
+        (
+            quote!(
+                fn price();
+            ),
+            "expected `fn name() -> Item;`",
+        ),
+        (
+            quote!(
+                fn price() -> Price {}
+            ),
+            "a stream of a contract has no body",
+        ),
+    ] {
+        let problem = of(quote!(#[stream(id = 1, latest)]), signature.clone());
+        assert!(problem.starts_with(expected), "{signature}: {problem}");
+    }
+    let collisions = of_methods(quote! {
+        #[method(id = 1, deadline = "1s")]
+        fn price();
+        #[stream(id = 1, latest)]
+        fn price() -> Price;
+        #[stream(id = 1, latest)]
+        fn other() -> Price;
+        #[method(id = 2, deadline = "1s")]
+        fn streams();
+    });
+    assert_eq!(
+        collisions,
+        [
+            "the name collides with that of `price`",
+            "stream number 1 belongs to `price`",
+            "`streams` is a name of the server's own in a contract that has streams",
+        ]
+    );
 }
