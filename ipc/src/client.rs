@@ -40,6 +40,9 @@ pub struct CallOptions {
     pub wait_for_provider: Option<Duration>,
     /// The trace that the call belongs to.
     pub trace: TraceContext,
+    /// Sends calls with the same key to the same of several instances while it serves; also held
+    /// there while it holds. The method's own key unless given.
+    pub key: Option<u64>,
 }
 
 /// Why a call has no response.
@@ -162,6 +165,7 @@ impl Connection {
             deadline_ns,
             provider_until_ns,
             trace: options.trace,
+            key: options.key.or_else(|| M::key(request)),
         };
         let index = self.calls.submit(spec, M::Contract::REQUEST_MAX, |chunk| {
             postcard::to_slice(request, chunk)

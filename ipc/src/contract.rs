@@ -1,5 +1,6 @@
 //! What `#[contract]` and `#[derive(Message)]` implement, and the rest of this crate builds on.
 
+mod key;
 mod scalars;
 
 use std::fmt::Debug;
@@ -9,6 +10,8 @@ use insula_contract::id::ContractId;
 use insula_contract::schema::{Schema, TypeSchema};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use key::key_of;
 
 /// What may be done with a request whose fate is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +108,15 @@ pub trait Method: 'static {
     const SAFETY: Safety;
     /// How long a caller waits unless it says otherwise.
     const DEADLINE: Duration;
+
+    /// What decides which of several instances gets the request; none for the least busy one.
+    ///
+    /// Requests with the same key go to the same instance while it serves. [`key_of`] makes a key
+    /// of a field.
+    fn key(request: &<Self::Request as Message>::View<'_>) -> Option<u64> {
+        let _ = request;
+        None
+    }
 }
 
 /// The caller's error type of a method.

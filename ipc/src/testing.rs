@@ -106,11 +106,23 @@ impl Host {
         self.parent.join(pair_directory(provider, consumer))
     }
 
-    /// Publishes the route and wakes who waits for it.
+    /// Publishes the route of the only instance and wakes who waits for it.
     pub fn publish(&self, state: RouteState, attempt: Attempt, slot: u8, drained: Option<Attempt>) {
+        self.publish_at(0, state, attempt, slot, drained);
+    }
+
+    /// Publishes the route of one of several instances, by its place in the entry.
+    pub fn publish_at(
+        &self,
+        place: usize,
+        state: RouteState,
+        attempt: Attempt,
+        slot: u8,
+        drained: Option<Attempt>,
+    ) {
         let entry = &self.table().entries[0];
         entry.publish(
-            0,
+            place,
             Target {
                 state,
                 attempt,

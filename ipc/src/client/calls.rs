@@ -1,6 +1,7 @@
 //! The outstanding calls of one connection, and what becomes of them when the route changes.
 //!
 //! A call is **sent** (it lies at one attempt), **kept** (it lies with nobody), or **finished**.
+//! Which of several instances it is sent to is decided in `peers`.
 //!
 //! ```text
 //!            sent to A ── answer ──────────────────────────────► finished
@@ -13,30 +14,32 @@
 //!             └─ deadline, or nobody provides for too long ───► finished
 //! ```
 //!
-//! A kept call is sent, with its old number, as soon as the route serves; after a refusal not
-//! before the route changes or a short pause ends. While the route holds, a sent call waits where
-//! it is: its attempt may still answer.
+//! A kept call is sent, with its old number, as soon as an instance serves that it may go to;
+//! after a refusal not before the route changes or a short pause ends, unless another instance
+//! serves. While its target holds, a sent call waits where it is: its attempt may still answer.
 
 mod call;
 mod follow;
+mod peers;
 mod wait;
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
 
 use insula_contract::edge::{SERVER_SLOTS, Waiter};
-use insula_contract::id::Attempt;
-use insula_contract::route::{RouteEntry, RouteState, Target};
+use insula_contract::route::RouteEntry;
 
 use super::edge::Edge;
 use super::{Refusal, TraceContext};
-use crate::channel::{self, ClientEnd, NotSent, Sample, Sizes};
+use crate::channel::{self, NotSent, Sample, Sizes};
 use crate::clock;
 use crate::contract::Safety;
 use crate::header::{RequestHeader, VERSION};
 use crate::wake;
 use call::{Call, Stage};
+use peers::{Choice, Peers};
 
 /// The pause before a refused call is sent again to the same attempt; doubled up to the last.
 const PAUSE_FIRST_NS: u64 = 200_000;
@@ -62,6 +65,8 @@ pub(super) struct Spec {
     pub(super) deadline_ns: u64,
     pub(super) provider_until_ns: u64,
     pub(super) trace: TraceContext,
+    /// Calls with the same key go to the same instance while it serves.
+    pub(super) key: Option<u64>,
 }
 
 /// An answer in its chunk.
@@ -97,8 +102,9 @@ impl Place {
         self.edge.routes().entry()
     }
 
-    fn route(&self) -> u64 {
-        self.entry().targets[0].load(Ordering::SeqCst)
+    #[inline]
+    fn change(&self) -> u32 {
+        self.entry().change.load(Ordering::SeqCst)
     }
 
     fn waiter(&self) -> &Waiter {
@@ -109,23 +115,20 @@ impl Place {
     fn server(&self, slot: u8) -> Option<&Waiter> {
         self.edge.page().page().servers.get(usize::from(slot))
     }
-}
 
-/// The attempt that this connection is connected to.
-#[derive(Debug)]
-struct Link {
-    attempt: Attempt,
-    slot: u8,
-    end: ClientEnd,
+    fn ring(&self, peers: &Peers, place: u8) {
+        wake::published();
+        if let Some(server) = self.server(peers.at(place).target.slot) {
+            wake::ring(server);
+        }
+    }
 }
 
 #[derive(Debug)]
 struct State {
-    /// The route word that was acted upon last.
-    seen: u64,
-    link: Option<Link>,
-    /// An attempt that could not be connected to, and when to try again.
-    retry_link_ns: u64,
+    /// The entry's `change` that was acted upon last.
+    seen: u32,
+    peers: Peers,
     next_sequence: u64,
     calls: Box<[Call]>,
     free: Vec<usize>,
@@ -147,7 +150,7 @@ impl Drop for Calls {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         state.calls = Box::default();
-        state.link = None;
+        state.peers = Peers::new(0);
         self.place
             .edge
             .release(self.place.slot, state.next_sequence);
@@ -168,17 +171,18 @@ impl Calls {
                 deadline_ns: 0,
                 provider_until_ns: 0,
                 trace: TraceContext::default(),
+                key: None,
             },
             sequence: 0,
-            maybe_executed: false,
+            maybe_executed_at: None,
             pause_ns: 0,
             stage: Stage::Free,
             answered: None,
         };
         let state = State {
-            seen: Target::NONE.to_word(),
-            link: None,
-            retry_link_ns: 0,
+            // Anything else than what is there: nothing was acted upon yet.
+            seen: place.change().wrapping_sub(1),
+            peers: Peers::new(RandomState::new().hash_one(place.slot)),
             next_sequence,
             calls: std::iter::repeat_with(free_call)
                 .take(sizes.in_flight)
@@ -212,9 +216,9 @@ impl Calls {
         encode: impl Fn(&mut [u8]) -> Option<usize>,
     ) -> Result<usize, Failure> {
         let state = &mut *self.state.borrow_mut();
-        let word = self.place.route();
-        if word != state.seen || state.link.is_none() {
-            self.follow_route(state, word);
+        let change = self.place.change();
+        if change != state.seen || !state.peers.is_complete() {
+            self.follow_route(state, change);
         }
         let Some(&index) = state.free.last() else {
             return Err(Failure::TooManyInFlight {
@@ -228,15 +232,15 @@ impl Calls {
             let end = chunk.len().min(request_max);
             encode(&mut chunk[..end])
         };
-        let ready = Target::from_word(state.seen).state == RouteState::Serve;
-        let stage = match &state.link {
-            Some(link) if ready => match link.end.send(header, bounded) {
+        let choice = match state.peers.sole() {
+            Some(place) => Choice::To(place),
+            None => state.peers.choose(spec.key, clock::now_ns),
+        };
+        let stage = match choice {
+            Choice::To(to) => match state.peers.send(to, header, bounded) {
                 Ok(pending) => {
-                    self.ring(link);
-                    Stage::Sent {
-                        pending,
-                        to: link.attempt,
-                    }
+                    self.place.ring(&state.peers, to);
+                    Stage::Sent { pending, to }
                 }
                 Err(NotSent::TooLong) => return Err(too_large),
                 Err(NotSent::NotNow) => {
@@ -248,7 +252,7 @@ impl Calls {
                     }
                 }
             },
-            _ => {
+            Choice::Wait => {
                 let bytes = write_down(request_max, bounded).ok_or(too_large)?;
                 Stage::Kept {
                     bytes,
@@ -261,7 +265,7 @@ impl Calls {
         let call = &mut state.calls[index];
         call.spec = spec;
         call.sequence = sequence;
-        call.maybe_executed = false;
+        call.maybe_executed_at = None;
         call.pause_ns = PAUSE_FIRST_NS;
         call.stage = stage;
         Ok(index)
@@ -291,13 +295,6 @@ impl Calls {
         }
     }
 
-    fn ring(&self, link: &Link) {
-        wake::published();
-        if let Some(server) = self.place.server(link.slot) {
-            wake::ring(server);
-        }
-    }
-
     /// Takes the outcome of a finished call; it keeps its place until released.
     #[inline]
     pub(super) fn take(&self, index: usize) -> Result<Answered, Failure> {
@@ -317,7 +314,7 @@ impl Calls {
         let state = &mut *self.state.borrow_mut();
         let call = &mut state.calls[index];
         // A sample goes before the pending response that it came through.
-        call.stage = Stage::Free;
+        call.leave(&mut state.peers);
         call.answered = None;
         state.free.push(index);
     }

@@ -7,5 +7,6 @@ mod deaths;
 mod hostile;
 mod process;
 mod streams;
+mod instances;
 mod turnover;
 mod waking;

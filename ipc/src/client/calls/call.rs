@@ -1,9 +1,9 @@
 //! One call: its stages, and what an answer or a change of the route makes of it.
 
-use insula_contract::id::Attempt;
-use insula_contract::route::{RouteState, Target};
+use insula_contract::policy::OnceScope;
 
 use super::super::Refusal;
+use super::peers::Peers;
 use super::{Answer, Answered, Failure, PAUSE_LAST_NS, Spec};
 use crate::channel::{self, Look, Pending, Received};
 use crate::clock;
@@ -16,7 +16,8 @@ pub(super) enum Stage {
     Free,
     Sent {
         pending: Pending,
-        to: Attempt,
+        /// The place of the instance in the route entry.
+        to: u8,
     },
     Kept {
         bytes: Vec<u8>,
@@ -30,8 +31,8 @@ pub(super) enum Stage {
 pub(super) struct Call {
     pub(super) spec: Spec,
     pub(super) sequence: u64,
-    /// An attempt died or left with it, so that it may have been executed.
-    pub(super) maybe_executed: bool,
+    /// An attempt in this place died or left with it, so that it may have been executed.
+    pub(super) maybe_executed_at: Option<u8>,
     pub(super) pause_ns: u64,
     pub(super) stage: Stage,
     /// Keeps the channel's place and the request's chunk while an answer lies in `stage`.
@@ -49,28 +50,29 @@ impl Call {
 
     /// Looks for the answer to a call that is sent; whether it is finished.
     #[inline]
-    pub(super) fn look(&mut self) -> bool {
+    pub(super) fn look(&mut self, peers: &mut Peers) -> bool {
         let Stage::Sent { pending, .. } = &self.stage else {
             return false;
         };
         match channel::look(pending) {
             Look::Nothing => false,
-            Look::Answer(received) => self.accept(received),
+            Look::Answer(received) => self.accept(received, peers),
             Look::Malformed(what) => {
+                self.leave(peers);
                 self.finish(Err(Failure::Broken(what)));
                 true
             }
         }
     }
 
-    fn accept(&mut self, received: Received) -> bool {
+    fn accept(&mut self, received: Received, peers: &mut Peers) -> bool {
         let Received {
             status,
             sample,
             length,
         } = received;
         let answer = Answer { sample, length };
-        let Stage::Sent { pending, .. } = std::mem::replace(&mut self.stage, Stage::Free) else {
+        let Stage::Sent { pending, to } = self.leave(peers) else {
             return false;
         };
         let outcome = match status {
@@ -79,7 +81,15 @@ impl Call {
             Status::Draining | Status::NotLeading | Status::Unable => {
                 drop(answer);
                 let bytes = channel::sent_bytes(&pending).to_vec();
-                let not_before_ns = clock::now_ns().saturating_add(self.pause_ns);
+                let now = clock::now_ns();
+                if status != Status::Unable {
+                    peers.shun(to, now.saturating_add(PAUSE_LAST_NS));
+                }
+                let not_before_ns = if peers.has_better(to, self.spec.key, now) {
+                    now
+                } else {
+                    now.saturating_add(self.pause_ns)
+                };
                 self.pause_ns = (self.pause_ns * 2).min(PAUSE_LAST_NS);
                 self.stage = Stage::Kept {
                     bytes,
@@ -99,32 +109,37 @@ impl Call {
         true
     }
 
-    /// Decides what becomes of the call under a new route.
-    pub(super) fn route_changed(&mut self, target: Target, drained: impl Fn(Attempt) -> bool) {
-        if let Stage::Kept { not_before_ns, .. } = &mut self.stage {
-            *not_before_ns = 0;
-            return;
+    /// Takes the call from where it lies; what it was.
+    #[inline]
+    pub(super) fn leave(&mut self, peers: &mut Peers) -> Stage {
+        let stage = std::mem::replace(&mut self.stage, Stage::Free);
+        if let Stage::Sent { to, .. } = &stage {
+            peers.settled(*to);
         }
-        let Stage::Sent { to, .. } = &self.stage else {
-            return;
-        };
-        let to = *to;
-        if to == target.attempt && target.state != RouteState::Gone {
+        stage
+    }
+
+    /// Decides what becomes of the call once the attempt in `place` is no more called.
+    ///
+    /// `drained`: that attempt had executed or refused all that it had received.
+    pub(super) fn attempt_left(&mut self, place: u8, drained: bool, peers: &mut Peers) {
+        if !matches!(&self.stage, Stage::Sent { to, .. } if *to == place) {
             return;
         }
         // The answer may have come before its sender went.
-        if self.look() {
+        if self.look(peers) {
             return;
         }
-        match std::mem::replace(&mut self.stage, Stage::Free) {
-            Stage::Sent { pending, .. } => {
-                let certain = drained(to);
+        match self.leave(peers) {
+            Stage::Sent { pending, to } => {
                 let again = match self.spec.safety {
                     Safety::Idempotent | Safety::Once => true,
-                    Safety::AtMostOnce => certain,
+                    Safety::AtMostOnce => drained,
                 };
                 if again {
-                    self.maybe_executed |= !certain;
+                    if !drained {
+                        self.maybe_executed_at = Some(to);
+                    }
                     let bytes = channel::sent_bytes(&pending).to_vec();
                     self.stage = Stage::Kept {
                         bytes,
@@ -135,13 +150,24 @@ impl Call {
                 }
             }
             // The last look found a refusal.
-            Stage::Kept { bytes, .. } => {
-                self.stage = Stage::Kept {
-                    bytes,
-                    not_before_ns: 0,
-                }
-            }
-            other @ (Stage::Finished(_) | Stage::Free) => self.stage = other,
+            other @ (Stage::Kept { .. } | Stage::Finished(_) | Stage::Free) => self.stage = other,
+        }
+    }
+
+    /// The only place that the call may go to, where an instance there may have executed it and no
+    /// other would know.
+    pub(super) fn bound(&self, scope: OnceScope) -> Option<u8> {
+        match (scope, self.spec.safety) {
+            (OnceScope::Instance, Safety::Once) => self.maybe_executed_at,
+            (OnceScope::Instance, Safety::Idempotent | Safety::AtMostOnce)
+            | (OnceScope::Service, _) => None,
+        }
+    }
+
+    /// Lets a kept call try again at once, after a change of the route.
+    pub(super) fn try_again(&mut self) {
+        if let Stage::Kept { not_before_ns, .. } = &mut self.stage {
+            *not_before_ns = 0;
         }
     }
 }

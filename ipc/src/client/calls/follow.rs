@@ -1,85 +1,88 @@
-//! Following the route: which attempt the connection is connected to, and what is sent to it.
+//! Following the route: which attempts the connection is connected to, and what is sent to them.
 
 use std::sync::atomic::Ordering;
 
 use insula_contract::edge::pair_directory;
-use insula_contract::id::Attempt;
-use insula_contract::route::{RouteState, Target};
+use insula_contract::route::TARGETS;
 
 use super::call::Stage;
-use super::{Calls, Failure, Link, PAUSE_FIRST_NS, PAUSE_LAST_NS, State};
+use super::peers::{Choice, has_left};
+use super::{Calls, Failure, PAUSE_FIRST_NS, PAUSE_LAST_NS, State};
 use crate::channel::{ClientEnd, NotSent};
 use crate::clock;
 
 impl Calls {
-    /// Acts upon a route word: decides what lies at an attempt that is left, connects to the one
-    /// that serves, and sends what is kept.
+    /// Acts upon a change of the route: decides what lies at attempts that are left, connects to
+    /// those that serve, and sends what is kept.
     #[cold]
-    pub(super) fn follow_route(&self, state: &mut State, word: u64) {
-        let changed = word != state.seen;
-        state.seen = word;
-        let target = Target::from_word(word);
-        if changed {
-            state.retry_link_ns = 0;
-            // Looked up after the target: who left cleanly is named before its successor.
-            let drained = |attempt: Attempt| self.place.entry().has_drained(attempt);
-            for call in &mut state.calls {
-                call.route_changed(target, drained);
+    pub(super) fn follow_route(&self, state: &mut State, change: u32) {
+        if change != state.seen {
+            state.seen = change;
+            let entry = self.place.entry();
+            for place in 0..TARGETS {
+                let old = state.peers.target(place);
+                let new = entry.target(place);
+                if old == new {
+                    continue;
+                }
+                if has_left(old, new) {
+                    // Looked up after the target: who left cleanly is named before its successor.
+                    let drained = entry.has_drained(old.attempt);
+                    for call in &mut state.calls {
+                        call.attempt_left(place as u8, drained, &mut state.peers);
+                    }
+                }
+                state.peers.follow(place, new);
             }
-            if state.link.as_ref().is_some_and(|link| {
-                link.attempt != target.attempt || target.state == RouteState::Gone
-            }) {
-                state.link = None;
+            for call in &mut state.calls {
+                call.try_again();
             }
         }
+        self.connect(state);
         self.send_kept(state);
     }
 
-    /// Connects to the route's target where it serves and has opened its end.
+    /// Connects to a target that serves and has opened its end.
+    ///
+    /// To one at a time: making a connection takes longer than many calls, and those that are
+    /// connected can do with them meanwhile.
     fn connect(&self, state: &mut State) {
-        let target = Target::from_word(state.seen);
-        if target.state != RouteState::Serve || state.link.is_some() {
-            return;
-        }
-        let Some(server) = self.place.server(target.slot) else {
-            return;
-        };
-        if server.open.load(Ordering::SeqCst) != target.attempt.0 {
-            return;
-        }
-        let now = clock::now_ns();
-        if now < state.retry_link_ns {
-            return;
-        }
-        let used = self.place.edge.used();
-        let directory = format!(
-            "{}/{}",
-            used.parent,
-            pair_directory(target.attempt, used.consumer)
-        );
-        match ClientEnd::open(&directory, self.sizes) {
-            Ok(end) => {
-                state.link = Some(Link {
-                    attempt: target.attempt,
-                    slot: target.slot,
-                    end,
-                });
+        for peer in state.peers.missing_mut() {
+            let opened = self
+                .place
+                .server(peer.target.slot)
+                .is_some_and(|server| server.open.load(Ordering::SeqCst) == peer.target.attempt.0);
+            if !opened {
+                continue;
             }
-            Err(error) => {
-                state.retry_link_ns = now + PAUSE_LAST_NS;
-                if !self.warned.replace(true) {
-                    tracing::warn!(contract = %used.contract, "cannot connect: {error}");
+            let now = clock::now_ns();
+            if now < peer.retry_link_ns {
+                continue;
+            }
+            let used = self.place.edge.used();
+            let pair = pair_directory(peer.target.attempt, used.consumer);
+            match ClientEnd::open(&format!("{}/{pair}", used.parent), self.sizes) {
+                Ok(end) => {
+                    peer.link = Some(end);
+                    break;
+                }
+                Err(error) => {
+                    peer.retry_link_ns = now + PAUSE_LAST_NS;
+                    if !self.warned.replace(true) {
+                        tracing::warn!(contract = %used.contract, "cannot connect: {error}");
+                    }
                 }
             }
         }
+        state.peers.count();
     }
 
-    /// Sends the kept calls whose pause is over, in the order of their numbers.
+    /// Connects where a connection is missing, and sends the kept calls whose pause is over, in the
+    /// order of their numbers.
     #[cold]
     pub(super) fn send_kept(&self, state: &mut State) {
-        self.connect(state);
-        if state.link.is_none() || Target::from_word(state.seen).state != RouteState::Serve {
-            return;
+        if !state.peers.is_complete() {
+            self.connect(state);
         }
         let now = clock::now_ns();
         let mut due: Vec<(u64, usize)> = state
@@ -90,10 +93,14 @@ impl Calls {
             .map(|(index, call)| (call.sequence, index))
             .collect();
         due.sort_unstable();
-        let mut sent = false;
+        let mut rung = 0_u32;
         for (sequence, index) in due {
+            let call = &state.calls[index];
+            let bound = call.bound(self.place.edge.used().policy.once);
+            let Choice::To(to) = state.peers.choose_bound(call.spec.key, bound, || now) else {
+                continue;
+            };
             let header = self.header(state, &state.calls[index].spec, sequence);
-            let Some(link) = &state.link else { return };
             let call = &mut state.calls[index];
             let Stage::Kept {
                 bytes,
@@ -102,17 +109,14 @@ impl Calls {
             else {
                 continue;
             };
-            let copied = link.end.send(header, |chunk| {
+            let copied = state.peers.send(to, header, |chunk| {
                 chunk.get_mut(..bytes.len())?.copy_from_slice(bytes);
                 Some(bytes.len())
             });
             match copied {
                 Ok(pending) => {
-                    call.stage = Stage::Sent {
-                        pending,
-                        to: link.attempt,
-                    };
-                    sent = true;
+                    call.stage = Stage::Sent { pending, to };
+                    rung |= 1 << to;
                 }
                 Err(NotSent::TooLong) => {
                     call.finish(Err(Failure::Broken("a kept request does not fit")));
@@ -120,8 +124,8 @@ impl Calls {
                 Err(NotSent::NotNow) => *not_before_ns = now + PAUSE_FIRST_NS,
             }
         }
-        if sent && let Some(link) = &state.link {
-            self.ring(link);
+        for place in (0..TARGETS as u8).filter(|place| rung & 1 << place != 0) {
+            self.place.ring(&state.peers, place);
         }
     }
 }

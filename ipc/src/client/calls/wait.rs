@@ -2,8 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use insula_contract::route::{RouteState, Target};
-
 use super::call::Stage;
 use super::{Calls, Failure, Spec, State};
 use crate::clock;
@@ -86,18 +84,17 @@ impl Calls {
 
     /// Sleeps until the bell, a route change, or the next point in time that matters.
     fn park(&self, state: &mut State, now: u64, look: &mut impl FnMut(&Self, &mut State) -> bool) {
-        let change = &self.place.entry().change;
         let route = Watched {
-            word: change,
-            seen: change.load(Ordering::SeqCst),
+            word: &self.place.entry().change,
+            seen: state.seen,
         };
         let waiter = self.place.waiter();
         let bell = wake::lie_down(waiter);
-        if look(self, state) || self.place.route() != state.seen {
+        if look(self, state) || self.place.change() != route.seen {
             wake::get_up(waiter);
             return;
         }
-        let until = state.next_time(now.saturating_add(PARK_MAX_NS));
+        let until = state.next_time(now, now.saturating_add(PARK_MAX_NS));
         if until > now {
             wake::wait_any(&[bell, route], Some(until - now));
         }
@@ -115,19 +112,14 @@ impl Calls {
         bell_seen: u32,
         look: &mut impl FnMut(&Self, &mut State) -> bool,
     ) {
-        let waiting = state
-            .calls
-            .iter()
-            .any(|call| matches!(call.stage, Stage::Sent { .. }));
         let unrung = self.place.waiter().bell.load(Ordering::SeqCst) == bell_seen;
-        if let Some(link) = &state.link
-            && waiting
-            && let Some(server) = self.place.server(link.slot)
-        {
-            if server.asleep.load(Ordering::SeqCst) != 0 {
-                self.rescues.set(self.rescues.get() + 1);
+        for peer in state.peers.iter().filter(|peer| peer.outstanding > 0) {
+            if let Some(server) = self.place.server(peer.target.slot) {
+                if server.asleep.load(Ordering::SeqCst) != 0 {
+                    self.rescues.set(self.rescues.get() + 1);
+                }
+                wake::ring_always(server);
             }
-            wake::ring_always(server);
         }
         if look(self, state) && unrung {
             self.rescues.set(self.rescues.get() + 1);
@@ -137,13 +129,13 @@ impl Calls {
     /// Follows the route where it changed and looks for one call's answer.
     #[inline]
     fn look(&self, state: &mut State, index: usize) -> bool {
-        let word = self.place.route();
-        if word != state.seen {
-            self.follow_route(state, word);
+        let change = self.place.change();
+        if change != state.seen {
+            self.follow_route(state, change);
         }
         let call = &mut state.calls[index];
         match &call.stage {
-            Stage::Sent { .. } => call.look(),
+            Stage::Sent { .. } => call.look(&mut state.peers),
             Stage::Kept { .. } => {
                 self.send_kept(state);
                 false
@@ -156,7 +148,7 @@ impl Calls {
     /// Ends the call if its time is over.
     fn check_time(&self, state: &mut State, index: usize) -> bool {
         let now = clock::now_ns();
-        let gone = Target::from_word(state.seen).state == RouteState::Gone;
+        let gone = state.peers.all_gone();
         let call = &mut state.calls[index];
         let Spec {
             deadline_ns,
@@ -165,15 +157,15 @@ impl Calls {
         } = call.spec;
         match &call.stage {
             Stage::Sent { .. } if now >= deadline_ns => {
-                if !call.look() {
+                if !call.look(&mut state.peers) {
+                    call.leave(&mut state.peers);
                     call.finish(Err(Failure::DeadlineExceeded));
                 }
             }
             Stage::Kept { .. } if now >= deadline_ns || (gone && now >= provider_until_ns) => {
-                let failure = if call.maybe_executed {
-                    Failure::DeadlineExceeded
-                } else {
-                    Failure::Unavailable
+                let failure = match call.maybe_executed_at {
+                    Some(_) => Failure::DeadlineExceeded,
+                    None => Failure::Unavailable,
                 };
                 call.finish(Err(failure));
             }
@@ -184,15 +176,15 @@ impl Calls {
 }
 
 impl State {
-    /// The next point in time at which a call must be looked at, at most `latest`.
-    fn next_time(&self, latest: u64) -> u64 {
-        let gone = Target::from_word(self.seen).state == RouteState::Gone;
-        let serves = Target::from_word(self.seen).state == RouteState::Serve;
-        let latest = if serves && self.link.is_none() && self.retry_link_ns > 0 {
-            latest.min(self.retry_link_ns)
-        } else {
-            latest
-        };
+    /// The next point in time after `now` at which something is due, at most `latest`.
+    fn next_time(&self, now: u64, latest: u64) -> u64 {
+        let gone = self.peers.all_gone();
+        let latest = self
+            .peers
+            .missing()
+            .map(|peer| peer.retry_link_ns)
+            .filter(|time| *time > now)
+            .fold(latest, u64::min);
         self.calls
             .iter()
             .fold(latest, |next, call| match &call.stage {
@@ -202,7 +194,8 @@ impl State {
                     if gone {
                         next = next.min(call.spec.provider_until_ns);
                     }
-                    if serves && self.link.is_some() {
+                    // What could be sent by now and was not waits for a change, not for a time.
+                    if *not_before_ns > now {
                         next = next.min(*not_before_ns);
                     }
                     next

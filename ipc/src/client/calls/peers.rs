@@ -1,0 +1,357 @@
+//! The instances behind a contract, as one connection sees them, and the choice among them.
+//!
+//! A call without a key goes to the one with the fewest outstanding calls of two chosen at random
+//! (Mitzenmacher, "The Power of Two Choices", 2001): nearly as even as the least loaded of all,
+//! and no two clients run after the same one. A call with a key goes to the instance that scores
+//! highest for it (rendezvous hashing; Thaler and Ravishankar, 1998), by the instance's place in
+//! the route entry, which outlives its attempts: when one goes, only its keys move.
+
+use insula_contract::route::{RouteState, TARGETS, Target};
+
+use crate::channel::{ClientEnd, NotSent, Pending};
+use crate::header::RequestHeader;
+
+/// One instance.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) target: Target,
+    /// Its channel, once it is connected to.
+    pub(super) link: Option<ClientEnd>,
+    /// It could not be connected to; when to try again.
+    pub(super) retry_link_ns: u64,
+    /// Calls that lie with it.
+    pub(super) outstanding: u32,
+    /// It refused because it leaves or does not lead: until then others are better.
+    shunned_until_ns: u64,
+}
+
+impl Peer {
+    const ABSENT: Self = Self {
+        target: Target::NONE,
+        link: None,
+        retry_link_ns: 0,
+        outstanding: 0,
+        shunned_until_ns: 0,
+    };
+
+    fn serves(&self) -> bool {
+        self.target.state == RouteState::Serve
+    }
+
+    fn is_gone(&self) -> bool {
+        self.target.state == RouteState::Gone
+    }
+
+    fn is_missing(&self) -> bool {
+        self.serves() && self.link.is_none()
+    }
+
+    /// Whether calls can be sent to it.
+    fn is_ready(&self) -> bool {
+        self.serves() && self.link.is_some()
+    }
+}
+
+/// All instances of the provider.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// By their places in the route entry, up to the last that was ever used.
+    list: Vec<Peer>,
+    /// The only instance that is not gone, where it is ready: no choice is to be made.
+    sole: Option<u8>,
+    /// Whether every instance that serves is connected to.
+    complete: bool,
+    chance: Chance,
+}
+
+/// Where a call is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// To the instance in this place.
+    To(u8),
+    /// Nowhere before something changes.
+    Wait,
+}
+
+impl Peers {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            list: Vec::new(),
+            sole: None,
+            complete: false,
+            chance: Chance::new(seed),
+        }
+    }
+
+    /// The only instance there is, where it is ready.
+    #[inline]
+    pub(super) fn sole(&self) -> Option<u8> {
+        self.sole
+    }
+
+    /// Whether no connection is missing.
+    #[inline]
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The instance in a place that was chosen or that a call lies at.
+    #[inline]
+    pub(super) fn at(&self, place: u8) -> &Peer {
+        &self.list[usize::from(place)]
+    }
+
+    /// Those that serve and are not connected to.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &Peer> {
+        self.list.iter().filter(|peer| peer.is_missing())
+    }
+
+    /// As [`Self::missing`], to be connected to; [`Self::count`] is due then.
+    pub(super) fn missing_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.list.iter_mut().filter(|peer| peer.is_missing())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.list.iter()
+    }
+
+    /// The target in a place; none where none was seen.
+    pub(super) fn target(&self, place: usize) -> Target {
+        self.list
+            .get(place)
+            .map_or(Target::NONE, |peer| peer.target)
+    }
+
+    /// Follows a target to another attempt or state.
+    pub(super) fn follow(&mut self, place: usize, target: Target) {
+        if self.list.len() <= place {
+            self.list.resize_with(place + 1, || Peer::ABSENT);
+        }
+        let peer = &mut self.list[place];
+        if has_left(peer.target, target) {
+            debug_assert_eq!(peer.outstanding, 0, "a call lies where nobody is");
+            *peer = Peer::ABSENT;
+        }
+        peer.target = target;
+        peer.retry_link_ns = 0;
+        peer.shunned_until_ns = 0;
+    }
+
+    /// Looks anew which of them can be sent to, after targets or connections changed.
+    pub(super) fn count(&mut self) {
+        let mut present = (0_u8..).zip(&self.list).filter(|(_, peer)| !peer.is_gone());
+        self.sole = match (present.next(), present.next()) {
+            (Some((place, peer)), None) if peer.is_ready() => Some(place),
+            _ => None,
+        };
+        self.complete = !self.list.iter().any(Peer::is_missing);
+    }
+
+    /// Whether nobody serves or is expected to.
+    pub(super) fn all_gone(&self) -> bool {
+        self.list.iter().all(Peer::is_gone)
+    }
+
+    /// Where a call goes now.
+    pub(super) fn choose(&mut self, key: Option<u64>, now: impl FnOnce() -> u64) -> Choice {
+        match (self.sole, key) {
+            (Some(place), _) => Choice::To(place),
+            (None, Some(key)) => self.by_key(key),
+            (None, None) => self.by_load(now),
+        }
+    }
+
+    /// As [`Self::choose`], for a call that may be `bound` to one place.
+    pub(super) fn choose_bound(
+        &mut self,
+        key: Option<u64>,
+        bound: Option<u8>,
+        now: impl FnOnce() -> u64,
+    ) -> Choice {
+        match bound {
+            Some(place) if self.at(place).is_ready() => Choice::To(place),
+            Some(_) => Choice::Wait,
+            None => self.choose(key, now),
+        }
+    }
+
+    fn by_key(&self, key: u64) -> Choice {
+        (0_u8..)
+            .zip(&self.list)
+            .filter(|(_, peer)| !peer.is_gone())
+            .max_by_key(|(place, _)| score(key, *place))
+            .filter(|(_, peer)| peer.is_ready())
+            .map_or(Choice::Wait, |(place, _)| Choice::To(place))
+    }
+
+    fn by_load(&mut self, now: impl FnOnce() -> u64) -> Choice {
+        let now = now();
+        let (mut ready, mut good) = (Places::default(), Places::default());
+        for (place, peer) in (0_u8..).zip(&self.list) {
+            if peer.is_ready() {
+                ready.push(place);
+                if peer.shunned_until_ns <= now {
+                    good.push(place);
+                }
+            }
+        }
+        let among = if good.count > 0 { good } else { ready };
+        let Some((one, other)) = among.two(&mut self.chance) else {
+            return Choice::Wait;
+        };
+        if self.at(other).outstanding < self.at(one).outstanding {
+            Choice::To(other)
+        } else {
+            Choice::To(one)
+        }
+    }
+
+    /// Whether a call that `place` refused may have better luck elsewhere at once.
+    pub(super) fn has_better(&self, place: u8, key: Option<u64>, now: u64) -> bool {
+        key.is_none()
+            && (0_u8..).zip(&self.list).any(|(other, peer)| {
+                other != place && peer.is_ready() && peer.shunned_until_ns <= now
+            })
+    }
+
+    /// Notes that the instance refuses for now because it leaves or does not lead.
+    pub(super) fn shun(&mut self, place: u8, until_ns: u64) {
+        self.list[usize::from(place)].shunned_until_ns = until_ns;
+    }
+
+    /// Sends a request to the instance in a place that was chosen.
+    #[inline]
+    pub(super) fn send(
+        &mut self,
+        place: u8,
+        header: RequestHeader,
+        encode: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Result<Pending, NotSent> {
+        let peer = &mut self.list[usize::from(place)];
+        let link = peer.link.as_ref().ok_or(NotSent::NotNow)?;
+        let pending = link.send(header, encode)?;
+        peer.outstanding += 1;
+        Ok(pending)
+    }
+
+    /// Notes that a call lies with the instance no more.
+    #[inline]
+    pub(super) fn settled(&mut self, place: u8) {
+        self.list[usize::from(place)].outstanding -= 1;
+    }
+}
+
+/// Whether a change from `old` to `new` leaves what lies at `old` with nobody.
+pub(super) fn has_left(old: Target, new: Target) -> bool {
+    old.attempt != new.attempt || new.state == RouteState::Gone
+}
+
+/// Places to choose among.
+#[derive(Debug, Clone, Copy, Default)]
+struct Places {
+    list: [u8; TARGETS],
+    count: usize,
+}
+
+impl Places {
+    fn push(&mut self, place: u8) {
+        self.list[self.count] = place;
+        self.count += 1;
+    }
+
+    /// Two of them at random, the same one twice where there is only one.
+    fn two(&self, chance: &mut Chance) -> Option<(u8, u8)> {
+        let one = match self.count {
+            0 => return None,
+            1 => return Some((self.list[0], self.list[0])),
+            count => chance.below(count),
+        };
+        let other = (one + 1 + chance.below(self.count - 1)) % self.count;
+        Some((self.list[one], self.list[other]))
+    }
+}
+
+/// How well an instance fits a key.
+fn score(key: u64, place: u8) -> u64 {
+    mix(key ^ mix(u64::from(place) + 1))
+}
+
+/// The finaliser of SplitMix64: every bit of the result depends on every bit of `word`.
+fn mix(word: u64) -> u64 {
+    let word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
+}
+
+/// Cheap chance: SplitMix64.
+#[derive(Debug)]
+pub(super) struct Chance {
+    state: u64,
+}
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.state)
+    }
+
+    /// A number below `bound`, which is small and not 0.
+    fn below(&mut self, bound: usize) -> usize {
+        ((self.next() >> 32) as usize * bound) >> 32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_spread_and_only_those_of_a_place_that_goes_move() {
+        const KEYS: u64 = 30_000;
+        let best = |key: u64, places: &[u8]| {
+            *places
+                .iter()
+                .max_by_key(|place| score(key, **place))
+                .unwrap()
+        };
+        let (all, without) = ([0, 1, 2, 3, 4], [0, 1, 3, 4]);
+        let mut shares = [0_u64; 5];
+        for key in 0..KEYS {
+            let before = best(key, &all);
+            shares[usize::from(before)] += 1;
+            let after = best(key, &without);
+            if before != 2 {
+                assert_eq!(before, after, "key {key} moved though its place stayed");
+            }
+        }
+        for share in shares {
+            assert!(share.abs_diff(KEYS / 5) < KEYS / 50, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn two_of_several_are_two_and_everybody_comes_up() {
+        let mut chance = Chance::new(7);
+        let mut places = Places::default();
+        assert_eq!(places.two(&mut chance), None);
+        places.push(4);
+        assert_eq!(places.two(&mut chance), Some((4, 4)));
+        places.push(9);
+        places.push(11);
+        let mut pairs = std::collections::BTreeMap::new();
+        for _ in 0..6000 {
+            let (one, other) = places.two(&mut chance).unwrap();
+            assert_ne!(one, other);
+            *pairs.entry((one, other)).or_insert(0) += 1;
+        }
+        assert_eq!(pairs.len(), 6);
+        assert!(
+            pairs.values().all(|count| (800..1200).contains(count)),
+            "{pairs:?}"
+        );
+    }
+}
