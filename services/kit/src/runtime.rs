@@ -177,6 +177,11 @@ impl Runtime {
         &self.shared.instance
     }
 
+    /// The number of this process: no other has it, ever.
+    pub fn attempt(&self) -> Attempt {
+        self.shared.attempt
+    }
+
     /// The edge to a contract that the service requires; waits up to `wait` for the supervisor to
     /// give it.
     pub fn edge<C: Contract>(&self, wait: Duration) -> Result<Edge, UseError> {

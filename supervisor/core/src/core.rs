@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use insula_contract::id::{Attempt, ContractId, ServiceName};
+use insula_contract::id::{Attempt, ContractId, Instance, ServiceName};
 use insula_contract::line::ContractView;
-use insula_contract::route::{CAPACITY, Target};
+use insula_contract::route::CAPACITY;
 use semver::Version;
 
 use crate::edges::Edges;
@@ -15,7 +15,7 @@ use crate::event::{
 };
 use crate::process::{Phase, Process, Said};
 use crate::restart::RestartLimits;
-use crate::service::{Goal, Place, Route, Service};
+use crate::service::{Goal, INSTANCES_MAX, Place, Route, Service};
 use crate::spec::{Principal, ServiceSpec};
 use crate::time::Time;
 use crate::turn::{Ids, Turn};
@@ -81,6 +81,14 @@ pub struct Stored {
 struct Client {
     attempt: Attempt,
     uid: u32,
+}
+
+/// What is stored of an attempt that began.
+#[derive(Debug)]
+struct Began {
+    instance: Instance,
+    version: Version,
+    slot: u8,
 }
 
 /// The supervisor's decisions: (state, event) -> (state, records, actions).
@@ -203,6 +211,7 @@ impl Core {
                 }
                 Record::Goal { .. }
                 | Record::Active { .. }
+                | Record::Scale { .. }
                 | Record::Epoch { .. }
                 | Record::Upgrade { .. }
                 | Record::Began { .. }
@@ -219,7 +228,7 @@ impl Core {
                 |name, contract| routes.get(&(name.clone(), contract.clone())).copied(),
             );
         }
-        let mut began: BTreeMap<Attempt, (ServiceName, Version, u8)> = BTreeMap::new();
+        let mut began: BTreeMap<Attempt, Began> = BTreeMap::new();
         for record in stored.records {
             match record {
                 Record::Goal { service, up } => {
@@ -239,6 +248,11 @@ impl Core {
                         service.previous = previous.filter(|v| service.releases.contains_key(v));
                     }
                 }
+                Record::Scale { service, instances } => {
+                    if let Some(service) = self.services.get_mut(&service) {
+                        service.scale = Some(instances);
+                    }
+                }
                 Record::Epoch { service, epoch } => {
                     if let Some(service) = self.services.get_mut(&service) {
                         service.epoch = service.epoch.max(epoch);
@@ -250,7 +264,12 @@ impl Core {
                     version,
                     slot,
                 } => {
-                    began.insert(attempt, (instance.service, version, slot));
+                    let began_as = Began {
+                        instance,
+                        version,
+                        slot,
+                    };
+                    began.insert(attempt, began_as);
                 }
                 Record::Ended { attempt } => {
                     began.remove(&attempt);
@@ -260,11 +279,17 @@ impl Core {
                 Record::Upgrade { .. } | Record::Uid { .. } | Record::Route { .. } => {}
             }
         }
+        for service in self.services.values_mut() {
+            for replica in &mut service.replicas {
+                replica.version = service.active.clone();
+            }
+        }
         self.adopt(&mut turn, began, &stored.alive);
         for service in self.services.values_mut() {
-            if service.goal == Goal::Up && service.place == Place::Stopped {
-                service.place = Place::Backoff { until: now };
-            }
+            service.fit_replicas(&mut turn);
+        }
+        for service in self.services.values_mut() {
+            service.publish_restored(&mut turn);
         }
         self.finish(&mut turn);
         self.decide(turn)
@@ -275,33 +300,44 @@ impl Core {
     fn adopt(
         &mut self,
         turn: &mut Turn,
-        began: BTreeMap<Attempt, (ServiceName, Version, u8)>,
+        began: BTreeMap<Attempt, Began>,
         alive: &BTreeMap<Attempt, i32>,
     ) {
-        for (attempt, (name, version, slot)) in began.into_iter().rev() {
+        for (attempt, began) in began.into_iter().rev() {
+            let Began {
+                instance,
+                version,
+                slot,
+            } = began;
+            let name = instance.service;
             let known = self
                 .services
                 .get_mut(&name)
                 .filter(|service| service.releases.contains_key(&version));
+            let at = usize::from(instance.index).min(usize::from(INSTANCES_MAX) - 1);
             let (Some(service), Some(pid)) = (known, alive.get(&attempt)) else {
                 turn.records.push(Record::Ended { attempt });
                 turn.actions.push(Action::Forget { attempt });
                 continue;
             };
+            service.grow(at + 1);
             let deadline = turn.now + service.releases[&version].ready_timeout;
             let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
             process.phase = Phase::Starting;
             process.pid = Some(*pid);
             self.attempts.insert(attempt, name.clone());
-            if service.place == Place::Stopped && process.version == service.active {
-                service.place = Place::Up(process);
+            let active = process.version == service.active;
+            let stores = service.spec_of(&process).data.is_some();
+            let replica = &mut service.replicas[at];
+            if replica.place == Place::Stopped && active {
+                replica.place = Place::Up(process);
             } else {
                 process.enter(Phase::Killing, None);
                 // It may have been told to lead, and nobody remembers.
-                process.led = true;
+                process.led = stores;
                 process.blame = Some("it belongs to an upgrade that was given up".to_owned());
                 turn.actions.push(Action::Kill { attempt });
-                service.leaving.push(process);
+                replica.leaving.push(process);
             }
             turn.dirty.insert(name);
         }
@@ -558,7 +594,7 @@ impl Core {
             .edges
             .find(&provider, &consumer, contract)
             .expect("it was just opened");
-        let answer = Ok(edge.used_by(attempt));
+        let answer = Ok(edge.used_by(&self.services, attempt));
         turn.actions.push(Action::AnswerClient {
             client,
             answer,
@@ -581,7 +617,7 @@ impl Core {
             // A route that serves again lets those start who waited for it; a first end is
             // followed by a start at once.
             for service in self.services.values() {
-                let now_due = match &service.place {
+                let now_due = service.replicas.iter().any(|replica| match &replica.place {
                     Place::Waiting { .. } => self.missing(service).is_empty(),
                     Place::Backoff { until } => *until <= turn.now,
                     Place::Stopped
@@ -589,7 +625,7 @@ impl Core {
                     | Place::Vacant
                     | Place::Exited { .. }
                     | Place::Fatal { .. } => false,
-                };
+                });
                 if now_due {
                     due.insert(service.name.clone());
                 }
@@ -614,7 +650,7 @@ impl Core {
                 });
             turn.actions.push(Action::Launch {
                 attempt,
-                instance: service.instance(),
+                instance: service.instance_of(attempt).expect("it has this process"),
                 version: process.version.clone(),
                 uid: service.uid,
                 uses: uses.collect(),
@@ -639,25 +675,27 @@ impl Core {
             }
             service.hear(turn, attempt, Said::Late);
         }
-        let start = match &service.place {
-            Place::Waiting { .. } => true,
-            Place::Backoff { until } => *until <= turn.now,
-            Place::Stopped
-            | Place::Up(_)
-            | Place::Vacant
-            | Place::Exited { .. }
-            | Place::Fatal { .. } => false,
-        };
-        if !start {
-            return;
-        }
-        if missing.is_empty() {
-            service.launch(turn);
-            if let Some(process) = service.current() {
-                self.attempts.insert(process.attempt, name.clone());
+        for at in 0..service.replicas.len() {
+            let start = match &service.replicas[at].place {
+                Place::Waiting { .. } => true,
+                Place::Backoff { until } => *until <= turn.now,
+                Place::Stopped
+                | Place::Up(_)
+                | Place::Vacant
+                | Place::Exited { .. }
+                | Place::Fatal { .. } => false,
+            };
+            if !start {
+                continue;
             }
-        } else {
-            let tell_at = match &service.place {
+            if missing.is_empty() {
+                service.launch(turn, at);
+                if let Some(process) = service.replicas[at].current() {
+                    self.attempts.insert(process.attempt, name.clone());
+                }
+                continue;
+            }
+            let tell_at = match &service.replicas[at].place {
                 Place::Waiting { tell_at, .. } => *tell_at,
                 Place::Backoff { .. }
                 | Place::Stopped
@@ -667,12 +705,12 @@ impl Core {
                 | Place::Fatal { .. } => Some(turn.now + TELL_AFTER),
             };
             let tell = tell_at.is_some_and(|at| at <= turn.now);
-            service.place = Place::Waiting {
-                on: missing,
+            service.replicas[at].place = Place::Waiting {
+                on: missing.clone(),
                 tell_at: tell_at.filter(|_| !tell),
             };
-            if let (true, Some(text)) = (tell, hopeless) {
-                service.fail_orders(turn, RefusalKind::Waiting, &text);
+            if let (true, Some(text)) = (tell, &hopeless) {
+                service.fail_orders(turn, RefusalKind::Waiting, text);
             }
         }
     }
@@ -701,16 +739,18 @@ impl Core {
             ));
         };
         let service = &self.services[provider];
-        let state = match &service.place {
-            Place::Stopped if service.goal == Goal::Down => "stopped",
-            Place::Exited { .. } => "exited",
-            Place::Fatal { .. } => "fatal",
+        let states = service.replicas.iter().map(|replica| match &replica.place {
+            Place::Stopped if service.goal == Goal::Down => Some("stopped"),
+            Place::Exited { .. } => Some("exited"),
+            Place::Fatal { .. } => Some("fatal"),
             Place::Stopped
             | Place::Waiting { .. }
             | Place::Up(_)
             | Place::Vacant
-            | Place::Backoff { .. } => return None,
-        };
+            | Place::Backoff { .. } => None,
+        });
+        // One that may still come is hope.
+        let state = states.collect::<Option<Vec<_>>>()?.first().copied()?;
         Some(format!(
             "it waits for {contract}, and its provider `{provider}` is {state}"
         ))
@@ -809,7 +849,7 @@ fn welcome(turn: &mut Turn, service: &Service, attempt: Attempt) {
     turn.actions.push(Action::Say {
         attempt,
         message: Message::Welcome {
-            instance: service.instance(),
+            instance: service.instance_of(attempt).expect("it has this process"),
             slot: process.slot,
             profile: service.spec_of(process).profile.clone(),
         },
@@ -864,13 +904,7 @@ fn install(
             });
             index
         });
-        service.routes.insert(
-            contract,
-            Route {
-                index,
-                target: Target::NONE,
-            },
-        );
+        service.routes.insert(contract, Route::new(index));
     }
 }
 
@@ -914,6 +948,7 @@ fn obey(turn: &mut Turn, service: &mut Service, request: RequestId, order: Order
             });
             service.order_upgrade(turn, request, to);
         }
+        Order::Scale(to) => service.order_scale(turn, request, to),
         Order::Rollback => match service.previous.clone() {
             Some(previous) => service.order_upgrade(turn, request, previous),
             None => {

@@ -32,6 +32,8 @@ pub enum Order {
     Upgrade(Option<Version>),
     /// Cut over to the release before this one.
     Rollback,
+    /// Have this many instances.
+    Scale(u16),
 }
 
 /// Who a local client is, by the kernel's word.
@@ -212,6 +214,13 @@ pub enum Record {
         /// The index in the table.
         route: u32,
     },
+    /// How many instances a person asked for. Durable.
+    Scale {
+        /// Of whom.
+        service: ServiceName,
+        /// How many.
+        instances: u16,
+    },
 }
 
 impl Record {
@@ -221,6 +230,7 @@ impl Record {
             Self::Uid { .. }
             | Self::Goal { .. }
             | Self::Active { .. }
+            | Self::Scale { .. }
             | Self::Epoch { .. }
             | Self::Upgrade { .. } => true,
             Self::Began { .. } | Self::Ended { .. } | Self::Route { .. } => false,
@@ -317,10 +327,19 @@ pub enum Action {
     Publish {
         /// The index in the table.
         route: u32,
+        /// Which of the route's targets.
+        place: usize,
         /// The new target.
         target: Target,
-        /// The predecessor, if it left owing nothing.
+        /// An attempt that answered or refused all that it had taken, and takes nothing more.
         drained: Option<Attempt>,
+    },
+    /// Take all targets from a route but those of these attempts.
+    CleanRoute {
+        /// The index in the table.
+        route: u32,
+        /// Whose stay.
+        keep: BTreeSet<Attempt>,
     },
     /// Make an edge's directory and page.
     OpenEdge {
@@ -435,6 +454,13 @@ pub enum Done {
         /// Which.
         version: Version,
     },
+    /// It has this many instances now.
+    Scaled {
+        /// Before.
+        from: u16,
+        /// Now.
+        to: u16,
+    },
     /// Everything is down.
     ShutDown,
 }
@@ -470,6 +496,8 @@ pub enum RefusalKind {
     Superseded,
     /// The new release does not fit those who use it.
     ContractRefused,
+    /// It cannot have so many instances.
+    NotScalable,
     /// A dependency is not there.
     Waiting,
     /// The daemon is ending.

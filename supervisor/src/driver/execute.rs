@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use insula_contract::id::{Attempt, EdgeId, ServiceName};
 use insula_contract::line::{ToService, UsedEdge};
+use insula_contract::route::{TARGETS, Target};
 use insula_core::event::{Action, Consumer, Event, Message};
 use insula_core::spec::Spin;
 
@@ -44,10 +45,19 @@ impl Driver {
             Action::Say { attempt, message } => self.say(attempt, message),
             Action::Publish {
                 route,
+                place,
                 target,
                 drained,
             } => {
-                self.routes.publish(route, 0, target, drained);
+                self.routes.publish(route, place, target, drained);
+            }
+            Action::CleanRoute { route, keep } => {
+                for place in 0..TARGETS {
+                    let target = self.routes.target(route, place);
+                    if target != Target::NONE && !keep.contains(&target.attempt) {
+                        self.routes.publish(route, place, Target::NONE, None);
+                    }
+                }
             }
             Action::OpenEdge {
                 edge,
