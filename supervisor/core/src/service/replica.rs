@@ -483,7 +483,7 @@ impl Service {
         match process.phase {
             Phase::Ready => {
                 let slot = process.slot;
-                self.publish_holding(turn, attempt, slot);
+                self.publish_holding(turn, at, attempt, slot);
                 self.drain(turn, at, attempt);
             }
             Phase::Launching

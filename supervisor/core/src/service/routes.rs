@@ -31,11 +31,12 @@ impl Route {
 }
 
 /// Nobody, who will come.
-fn nobody(slot: u8) -> Target {
+fn nobody(slot: u8, at: usize) -> Target {
     Target {
         state: RouteState::Hold,
         attempt: Attempt(0),
         slot,
+        replica: at as u8,
     }
 }
 
@@ -78,6 +79,7 @@ impl Service {
             state: RouteState::Serve,
             attempt,
             slot,
+            replica: at as u8,
         };
         self.publish(turn, slot, target, None);
         if self.replicas[at].holds == Some(slot) {
@@ -87,10 +89,16 @@ impl Service {
     }
 
     /// A process takes no new requests; those that it has stay with it.
-    pub(super) fn publish_holding(&mut self, turn: &mut Turn, attempt: Attempt, slot: u8) {
+    pub(super) fn publish_holding(
+        &mut self,
+        turn: &mut Turn,
+        at: usize,
+        attempt: Attempt,
+        slot: u8,
+    ) {
         let target = Target {
             attempt,
-            ..nobody(slot)
+            ..nobody(slot, at)
         };
         self.publish(turn, slot, target, None);
     }
@@ -110,7 +118,7 @@ impl Service {
             replica.holds = Some(slot);
         }
         let target = if replica.holds == Some(slot) && soon {
-            nobody(slot)
+            nobody(slot, at)
         } else {
             Target::NONE
         };
@@ -141,7 +149,7 @@ impl Service {
             .find(|at| self.replicas[*at].current().is_none() && self.is_wanted_up(*at));
         if let (Some(at), Some(slot)) = (waiting, self.free_slot(None)) {
             self.replicas[at].holds = Some(slot);
-            self.publish(turn, slot, nobody(slot), None);
+            self.publish(turn, slot, nobody(slot, at), None);
         }
     }
 }

@@ -58,7 +58,7 @@ impl Service {
             upgrade.step = UpgradeStep::Yielding;
         }
         self.record_upgrade(turn, at);
-        self.publish_holding(turn, attempt, slot);
+        self.publish_holding(turn, at, attempt, slot);
         turn.say(attempt, ToService::Yield { epoch });
     }
 
@@ -97,7 +97,7 @@ impl Service {
                 self.publish_left(turn, at, slot, Some(attempt), false);
             } else {
                 // Until it owes no answer, what lies there stays there.
-                self.publish_holding(turn, attempt, slot);
+                self.publish_holding(turn, at, attempt, slot);
             }
             self.replicas[at].leaving.push(old);
             self.drain(turn, at, attempt);
