@@ -27,7 +27,6 @@ fn spec(name: &ServiceName) -> ServiceSpec {
         description: String::new(),
         command: vec!["x".to_owned()],
         profile: "dense".to_owned(),
-        instances: 1,
         ready_timeout: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(5),
         stop_timeout: Duration::from_secs(5),
@@ -43,7 +42,6 @@ fn spec(name: &ServiceName) -> ServiceSpec {
             contract,
             Offer {
                 allow: vec![Principal::Anyone],
-                limits: Default::default(),
             },
         )]),
         requires: BTreeMap::new(),
@@ -116,6 +114,7 @@ impl Host {
                         leadership: Leadership::Following,
                         ready: false,
                         serving: Vec::new(),
+                        verdicts: Vec::new(),
                     });
                     self.turn(Event::Ready { attempt });
                 }
@@ -135,7 +134,7 @@ impl Host {
     /// Kills the first service's process, and waits until another one serves.
     fn cycle(&mut self) -> Epoch {
         let name: ServiceName = "s0".parse().expect("a name");
-        let attempt = self.core.services()[&name].replicas[0]
+        let attempt = self.core.services()[&name]
             .current()
             .expect("it serves")
             .attempt;

@@ -127,7 +127,6 @@ impl Host {
                 state,
                 attempt,
                 slot,
-                replica: place as u8,
             },
             drained,
         );
