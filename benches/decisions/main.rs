@@ -27,6 +27,7 @@ fn spec(name: &ServiceName) -> ServiceSpec {
         description: String::new(),
         command: vec!["x".to_owned()],
         profile: "dense".to_owned(),
+        instances: 1,
         ready_timeout: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(5),
         stop_timeout: Duration::from_secs(5),
@@ -42,6 +43,7 @@ fn spec(name: &ServiceName) -> ServiceSpec {
             contract,
             Offer {
                 allow: vec![Principal::Anyone],
+                limits: Default::default(),
             },
         )]),
         requires: BTreeMap::new(),
@@ -114,7 +116,6 @@ impl Host {
                         leadership: Leadership::Following,
                         ready: false,
                         serving: Vec::new(),
-                        verdicts: Vec::new(),
                     });
                     self.turn(Event::Ready { attempt });
                 }
@@ -134,7 +135,7 @@ impl Host {
     /// Kills the first service's process, and waits until another one serves.
     fn cycle(&mut self) -> Epoch {
         let name: ServiceName = "s0".parse().expect("a name");
-        let attempt = self.core.services()[&name]
+        let attempt = self.core.services()[&name].replicas[0]
             .current()
             .expect("it serves")
             .attempt;

@@ -127,6 +127,7 @@ impl Host {
                 state,
                 attempt,
                 slot,
+                replica: place as u8,
             },
             drained,
         );

@@ -273,6 +273,7 @@ mod tests {
         state: RouteState::Serve,
         attempt: Attempt(0xabc),
         slot: 3,
+        replica: 0,
     };
 
     fn own_pid() -> i32 {

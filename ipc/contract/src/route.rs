@@ -2,7 +2,8 @@
 //!
 //! One table for the host, in a memfd that only the supervisor can write; services map a read-only
 //! descriptor of it. An entry belongs to one service's offer of one contract, and has a target for
-//! each of its instances. A client loads [`RouteEntry::change`] before each call and compares it
+//! each of its processes: two of one instance during a cut-over, the one held and the other
+//! serving. A client loads [`RouteEntry::change`] before each call and compares it
 //! with the one it acted upon last: that is all that a route costs while nothing changes, however
 //! many targets there are.
 //!
@@ -57,7 +58,7 @@ pub struct RouteEntry {
     /// elsewhere whatever its method is. One that was forgotten counts as not drained, which is
     /// the safe side.
     pub drained: [AtomicU64; DRAINED],
-    /// A [`Target`] word per instance.
+    /// A [`Target`] word per process.
     pub targets: [AtomicU64; TARGETS],
 }
 
@@ -85,7 +86,7 @@ pub enum RouteState {
     Hold,
 }
 
-/// A target word, taken apart: 48 bits of attempt, 8 of server slot, 2 of state.
+/// A target word, taken apart: 48 bits of attempt, 8 of server slot, 2 of state, 6 of replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// What to do with requests.
@@ -94,6 +95,9 @@ pub struct Target {
     pub attempt: Attempt,
     /// The server's [`crate::edge::Waiter`] in every edge page of this contract.
     pub slot: u8,
+    /// Which of the service's instances this is, below 64; a successor keeps it, so that what
+    /// belongs to a key stays with it.
+    pub replica: u8,
 }
 
 impl Target {
@@ -102,6 +106,7 @@ impl Target {
         state: RouteState::Gone,
         attempt: Attempt(0),
         slot: 0,
+        replica: 0,
     };
 
     /// The word that lies in the table.
@@ -111,8 +116,11 @@ impl Target {
             RouteState::Serve => 1,
             RouteState::Hold => 2,
         };
-        debug_assert!(self.attempt.0 < 1 << Attempt::BITS);
-        self.attempt.0 | u64::from(self.slot) << 48 | state << 56
+        debug_assert!(self.attempt.0 < 1 << Attempt::BITS && self.replica < 64);
+        self.attempt.0
+            | u64::from(self.slot) << 48
+            | state << 56
+            | u64::from(self.replica & 63) << 58
     }
 
     /// Reads a word; an unknown state reads as gone.
@@ -125,6 +133,7 @@ impl Target {
             },
             attempt: Attempt(word & ((1 << Attempt::BITS) - 1)),
             slot: (word >> 48) as u8,
+            replica: (word >> 58) as u8,
         }
     }
 }
@@ -174,11 +183,12 @@ mod tests {
     fn a_target_reads_what_it_wrote() {
         for state in [RouteState::Gone, RouteState::Serve, RouteState::Hold] {
             for attempt in [0, 1, (1 << Attempt::BITS) - 1] {
-                for slot in [0, 7, 255] {
+                for (slot, replica) in [(0, 63), (7, 0), (255, 9)] {
                     let target = Target {
                         state,
                         attempt: Attempt(attempt),
                         slot,
+                        replica,
                     };
                     assert_eq!(Target::from_word(target.to_word()), target);
                 }
@@ -213,6 +223,7 @@ mod tests {
                 state: RouteState::Serve,
                 attempt: Attempt(attempt + 1),
                 slot: 0,
+                replica: 0,
             };
             // Told twice, it takes no second place.
             entry.publish(3, target, Some(Attempt(attempt)));

@@ -10,7 +10,6 @@ use insula_ipc::contract::Contract;
 use insula_ipc::frames;
 use insula_ipc::protocol::id::{Attempt, ContractId, EdgeId, Instance};
 use insula_ipc::protocol::line::{ContractView, FromService, Leadership, TRANSPORT};
-use insula_ipc::protocol::schema::Schema;
 use thiserror::Error;
 
 /// Why there is no connection to a contract.
@@ -60,8 +59,6 @@ pub(crate) struct Shared {
     pub(crate) instance: Instance,
     pub(crate) provides: Vec<ContractView>,
     pub(crate) requires: Vec<ContractView>,
-    /// The forms that these views name.
-    schemas: Vec<Schema>,
     pub(crate) data_schema: u32,
     state: Mutex<State>,
     changed: Condvar,
@@ -73,7 +70,6 @@ impl Shared {
         instance: Instance,
         provides: Vec<ContractView>,
         requires: Vec<ContractView>,
-        schemas: Vec<Schema>,
         data_schema: u32,
         leadership: Leadership,
     ) -> Self {
@@ -82,7 +78,6 @@ impl Shared {
             instance,
             provides,
             requires,
-            schemas,
             data_schema,
             state: Mutex::new(State {
                 welcomed: None,
@@ -139,9 +134,6 @@ impl Shared {
     pub(crate) fn connect(&self, line: Arc<OwnedFd>) -> Result<(), frames::FramesError> {
         let mut state = self.state();
         use std::os::fd::AsRawFd;
-        for schema in &self.schemas {
-            frames::send(&*line, &FromService::Schema(schema.clone()), &[])?;
-        }
         let hello = FromService::Hello {
             attempt: self.attempt,
             transport: TRANSPORT,
@@ -183,6 +175,11 @@ impl Runtime {
     /// Who this process is: `gateway:0`.
     pub fn instance(&self) -> &Instance {
         &self.shared.instance
+    }
+
+    /// The number of this process: no other has it, ever.
+    pub fn attempt(&self) -> Attempt {
+        self.shared.attempt
     }
 
     /// The edge to a contract that the service requires; waits up to `wait` for the supervisor to

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use insula_contract::id::{Attempt, ContractId, ServiceName};
+use insula_contract::id::{Attempt, ContractId, Instance, ServiceName};
 use insula_contract::line::ContractView;
-use insula_contract::route::{CAPACITY, Target};
+use insula_contract::route::CAPACITY;
 use semver::Version;
 
 use crate::edges::Edges;
@@ -15,11 +15,10 @@ use crate::event::{
 };
 use crate::process::{Phase, Process, Said};
 use crate::restart::RestartLimits;
-use crate::service::{Goal, Place, Route, Service};
-use crate::spec::ServiceSpec;
+use crate::service::{Goal, INSTANCES_MAX, Place, Route, Service};
+use crate::spec::{Principal, ServiceSpec};
 use crate::time::Time;
 use crate::turn::{Ids, Turn};
-use crate::views::{Known, Verdict, Views, stays};
 
 /// How long after an order to start those who wait are told that a provider is down.
 const TELL_AFTER: Duration = Duration::from_millis(200);
@@ -84,6 +83,14 @@ struct Client {
     uid: u32,
 }
 
+/// What is stored of an attempt that began.
+#[derive(Debug)]
+struct Began {
+    instance: Instance,
+    version: Version,
+    slot: u8,
+}
+
 /// The supervisor's decisions: (state, event) -> (state, records, actions).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Core {
@@ -94,8 +101,6 @@ pub struct Core {
     attempts: BTreeMap<Attempt, ServiceName>,
     edges: Edges,
     clients: BTreeMap<ClientId, Client>,
-    /// The forms of contracts that their ends are built for.
-    known: Known,
     /// Set once everything is to end, with those who wait for it.
     shutdown: Option<Vec<RequestId>>,
     ended: bool,
@@ -118,7 +123,6 @@ impl Core {
             attempts: BTreeMap::new(),
             edges: Edges::default(),
             clients: BTreeMap::new(),
-            known: Known::default(),
             shutdown: None,
             ended: false,
         }
@@ -207,6 +211,7 @@ impl Core {
                 }
                 Record::Goal { .. }
                 | Record::Active { .. }
+                | Record::Scale { .. }
                 | Record::Epoch { .. }
                 | Record::Upgrade { .. }
                 | Record::Began { .. }
@@ -223,7 +228,7 @@ impl Core {
                 |name, contract| routes.get(&(name.clone(), contract.clone())).copied(),
             );
         }
-        let mut began: BTreeMap<Attempt, (ServiceName, Version, u8)> = BTreeMap::new();
+        let mut began: BTreeMap<Attempt, Began> = BTreeMap::new();
         for record in stored.records {
             match record {
                 Record::Goal { service, up } => {
@@ -243,6 +248,11 @@ impl Core {
                         service.previous = previous.filter(|v| service.releases.contains_key(v));
                     }
                 }
+                Record::Scale { service, instances } => {
+                    if let Some(service) = self.services.get_mut(&service) {
+                        service.scale = Some(instances);
+                    }
+                }
                 Record::Epoch { service, epoch } => {
                     if let Some(service) = self.services.get_mut(&service) {
                         service.epoch = service.epoch.max(epoch);
@@ -254,7 +264,12 @@ impl Core {
                     version,
                     slot,
                 } => {
-                    began.insert(attempt, (instance.service, version, slot));
+                    let began_as = Began {
+                        instance,
+                        version,
+                        slot,
+                    };
+                    began.insert(attempt, began_as);
                 }
                 Record::Ended { attempt } => {
                     began.remove(&attempt);
@@ -264,11 +279,17 @@ impl Core {
                 Record::Upgrade { .. } | Record::Uid { .. } | Record::Route { .. } => {}
             }
         }
+        for service in self.services.values_mut() {
+            for replica in &mut service.replicas {
+                replica.version = service.active.clone();
+            }
+        }
         self.adopt(&mut turn, began, &stored.alive);
         for service in self.services.values_mut() {
-            if service.goal == Goal::Up && service.place == Place::Stopped {
-                service.place = Place::Backoff { until: now };
-            }
+            service.fit_replicas(&mut turn);
+        }
+        for service in self.services.values_mut() {
+            service.publish_restored(&mut turn);
         }
         self.finish(&mut turn);
         self.decide(turn)
@@ -279,33 +300,44 @@ impl Core {
     fn adopt(
         &mut self,
         turn: &mut Turn,
-        began: BTreeMap<Attempt, (ServiceName, Version, u8)>,
+        began: BTreeMap<Attempt, Began>,
         alive: &BTreeMap<Attempt, i32>,
     ) {
-        for (attempt, (name, version, slot)) in began.into_iter().rev() {
+        for (attempt, began) in began.into_iter().rev() {
+            let Began {
+                instance,
+                version,
+                slot,
+            } = began;
+            let name = instance.service;
             let known = self
                 .services
                 .get_mut(&name)
                 .filter(|service| service.releases.contains_key(&version));
+            let at = usize::from(instance.index).min(usize::from(INSTANCES_MAX) - 1);
             let (Some(service), Some(pid)) = (known, alive.get(&attempt)) else {
                 turn.records.push(Record::Ended { attempt });
                 turn.actions.push(Action::Forget { attempt });
                 continue;
             };
+            service.grow(at + 1);
             let deadline = turn.now + service.releases[&version].ready_timeout;
             let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
             process.phase = Phase::Starting;
             process.pid = Some(*pid);
             self.attempts.insert(attempt, name.clone());
-            if service.place == Place::Stopped && process.version == service.active {
-                service.place = Place::Up(process);
+            let active = process.version == service.active;
+            let stores = service.spec_of(&process).data.is_some();
+            let replica = &mut service.replicas[at];
+            if replica.place == Place::Stopped && active {
+                replica.place = Place::Up(process);
             } else {
                 process.enter(Phase::Killing, None);
                 // It may have been told to lead, and nobody remembers.
-                process.led = true;
+                process.led = stores;
                 process.blame = Some("it belongs to an upgrade that was given up".to_owned());
                 turn.actions.push(Action::Kill { attempt });
-                service.leaving.push(process);
+                replica.leaving.push(process);
             }
             turn.dirty.insert(name);
         }
@@ -366,14 +398,13 @@ impl Core {
                 requires,
                 leadership,
                 ready,
-                verdicts,
                 ..
             } => {
                 if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
                     let name = service.name.clone();
                     welcome(&mut turn, service, attempt);
                     // One whose hello does not fit comes no further.
-                    if self.take_views(&mut turn, &name, attempt, &provides, &requires, &verdicts) {
+                    if self.take_views(&mut turn, &name, attempt, &provides, &requires) {
                         self.edges.forget_telling(&name, attempt);
                         let service = self.services.get_mut(&name).expect("it was just there");
                         service.greeted(&mut turn, attempt, leadership, ready);
@@ -397,12 +428,10 @@ impl Core {
                 caller,
                 contract,
                 schema,
-                verdicts,
             } => {
-                self.client_asked(&mut turn, client, &caller, &contract, schema, &verdicts);
+                self.client_asked(&mut turn, client, &caller, &contract, schema);
             }
             Event::ClientLeft { client } => {
-                self.known.left(client);
                 if let Some(client) = self.clients.remove(&client) {
                     self.edges
                         .close_client(&mut turn, &self.services, client.attempt);
@@ -441,52 +470,52 @@ impl Core {
         attempt: Attempt,
         provides: &[ContractView],
         requires: &[ContractView],
-        verdicts: &[Verdict],
     ) -> bool {
+        let offered: BTreeMap<_, _> = provides
+            .iter()
+            .map(|view| (view.contract.clone(), view.schema))
+            .collect();
+        let mut objections = Vec::new();
         let Some(process) = self.services[name]
             .processes()
             .find(|process| process.attempt == attempt)
         else {
             return false;
         };
-        let views = Views::new(provides, requires);
-        let mut objections: Vec<_> = self.services[name]
-            .spec_of(process)
-            .provides
-            .keys()
-            .filter(|contract| !views.offers(contract))
-            .map(|contract| format!("its program does not serve {contract}"))
-            .collect();
-        let (services, known) = (&self.services, &self.known);
-        objections.extend(known.against_uses(services, &self.providers, &views, verdicts));
-        let mut clients = Vec::new();
-        // A process that comes beside another replaces it, or helps it.
-        let beside = services[name]
-            .processes()
-            .any(|other| other.attempt != attempt && stays(other));
-        for (consumer, misfit) in
-            known.against_offers(services, &self.edges, name, &views, verdicts)
-        {
-            match consumer {
-                // A start does not wait for a program that nobody supervises; an upgrade does.
-                Consumer::Client { client, .. } if !beside => clients.push((client, misfit)),
-                consumer @ (Consumer::Client { .. } | Consumer::Service(_)) => {
-                    objections.push(format!("{consumer} could not use it: {misfit}"));
+        for contract in self.services[name].spec_of(process).provides.keys() {
+            match offered.get(contract) {
+                None => objections.push(format!("its program does not serve {contract}")),
+                Some(schema) => {
+                    for edge in self.edges.iter() {
+                        let Consumer::Service(consumer) = &edge.consumer else {
+                            continue;
+                        };
+                        let expected = self.services[consumer].used_schemas.get(contract);
+                        if edge.provider == *name
+                            && edge.contract == *contract
+                            && self.services[consumer].processes().next().is_some()
+                            && expected.is_some_and(|expected| expected != schema)
+                        {
+                            objections.push(format!("{consumer} uses another form of {contract}"));
+                        }
+                    }
                 }
             }
         }
-        if objections.is_empty() {
-            for (client, reason) in clients {
-                turn.actions.push(Action::DropClient { client, reason });
-            }
-            self.known.greeted(attempt, views);
-            true
+        let Some(service) = self.services.get_mut(name) else {
+            return false;
+        };
+        let fits = objections.is_empty();
+        if fits {
+            service.schemas = offered;
+            service.used_schemas = requires
+                .iter()
+                .map(|view| (view.contract.clone(), view.schema))
+                .collect();
         } else {
-            if let Some(service) = self.services.get_mut(name) {
-                service.object(turn, attempt, &objections.join("; "));
-            }
-            false
+            service.object(turn, attempt, &objections.join("; "));
         }
+        fits
     }
 
     fn client_asked(
@@ -496,7 +525,6 @@ impl Core {
         caller: &Caller,
         contract: &ContractId,
         schema: u64,
-        verdicts: &[Verdict],
     ) {
         let mut refuse = |reason: String| {
             turn.actions.push(Action::AnswerClient {
@@ -513,8 +541,13 @@ impl Core {
             ));
         };
         let service = &self.services[&provider];
-        let offer = service.spec().provides.get(contract);
-        let allowed = offer.is_some_and(|offer| offer.allows(caller));
+        let allowed = service.spec().provides.get(contract).is_some_and(|offer| {
+            offer.allow.iter().any(|principal| match principal {
+                Principal::Anyone => true,
+                Principal::Uid(uid) => caller.uid == *uid,
+                Principal::Gid(gid) => caller.gids.contains(gid),
+            })
+        });
         if !allowed {
             return refuse(format!(
                 "uid {} may not use {contract}: `{provider}` does not allow it in its \
@@ -522,11 +555,12 @@ impl Core {
                 caller.uid
             ));
         }
-        if let Some(misfit) = self
-            .known
-            .against_consumer(service, contract, schema, verdicts)
+        if service
+            .schemas
+            .get(contract)
+            .is_some_and(|known| *known != schema)
         {
-            return refuse(format!("it does not fit `{provider}`: {misfit}"));
+            return refuse(format!("`{provider}` serves another form of {contract}"));
         }
         let profile = Some(service.spec().profile.clone());
         let route = service.routes[contract].index;
@@ -544,7 +578,6 @@ impl Core {
                 attempt
             }
         };
-        self.known.asked(client, contract, schema);
         let uid = self.clients[&client].uid;
         let consumer = Consumer::Client { client, uid };
         if self.edges.find(&provider, &consumer, contract).is_none() {
@@ -561,7 +594,7 @@ impl Core {
             .edges
             .find(&provider, &consumer, contract)
             .expect("it was just opened");
-        let answer = Ok(edge.used_by(attempt));
+        let answer = Ok(edge.used_by(&self.services, attempt));
         turn.actions.push(Action::AnswerClient {
             client,
             answer,
@@ -584,7 +617,7 @@ impl Core {
             // A route that serves again lets those start who waited for it; a first end is
             // followed by a start at once.
             for service in self.services.values() {
-                let now_due = match &service.place {
+                let now_due = service.replicas.iter().any(|replica| match &replica.place {
                     Place::Waiting { .. } => self.missing(service).is_empty(),
                     Place::Backoff { until } => *until <= turn.now,
                     Place::Stopped
@@ -592,7 +625,7 @@ impl Core {
                     | Place::Vacant
                     | Place::Exited { .. }
                     | Place::Fatal { .. } => false,
-                };
+                });
                 if now_due {
                     due.insert(service.name.clone());
                 }
@@ -617,7 +650,7 @@ impl Core {
                 });
             turn.actions.push(Action::Launch {
                 attempt,
-                instance: service.instance(),
+                instance: service.instance_of(attempt).expect("it has this process"),
                 version: process.version.clone(),
                 uid: service.uid,
                 uses: uses.collect(),
@@ -642,25 +675,27 @@ impl Core {
             }
             service.hear(turn, attempt, Said::Late);
         }
-        let start = match &service.place {
-            Place::Waiting { .. } => true,
-            Place::Backoff { until } => *until <= turn.now,
-            Place::Stopped
-            | Place::Up(_)
-            | Place::Vacant
-            | Place::Exited { .. }
-            | Place::Fatal { .. } => false,
-        };
-        if !start {
-            return;
-        }
-        if missing.is_empty() {
-            service.launch(turn);
-            if let Some(process) = service.current() {
-                self.attempts.insert(process.attempt, name.clone());
+        for at in 0..service.replicas.len() {
+            let start = match &service.replicas[at].place {
+                Place::Waiting { .. } => true,
+                Place::Backoff { until } => *until <= turn.now,
+                Place::Stopped
+                | Place::Up(_)
+                | Place::Vacant
+                | Place::Exited { .. }
+                | Place::Fatal { .. } => false,
+            };
+            if !start {
+                continue;
             }
-        } else {
-            let tell_at = match &service.place {
+            if missing.is_empty() {
+                service.launch(turn, at);
+                if let Some(process) = service.replicas[at].current() {
+                    self.attempts.insert(process.attempt, name.clone());
+                }
+                continue;
+            }
+            let tell_at = match &service.replicas[at].place {
                 Place::Waiting { tell_at, .. } => *tell_at,
                 Place::Backoff { .. }
                 | Place::Stopped
@@ -670,12 +705,12 @@ impl Core {
                 | Place::Fatal { .. } => Some(turn.now + TELL_AFTER),
             };
             let tell = tell_at.is_some_and(|at| at <= turn.now);
-            service.place = Place::Waiting {
-                on: missing,
+            service.replicas[at].place = Place::Waiting {
+                on: missing.clone(),
                 tell_at: tell_at.filter(|_| !tell),
             };
-            if let (true, Some(text)) = (tell, hopeless) {
-                service.fail_orders(turn, RefusalKind::Waiting, &text);
+            if let (true, Some(text)) = (tell, &hopeless) {
+                service.fail_orders(turn, RefusalKind::Waiting, text);
             }
         }
     }
@@ -704,16 +739,18 @@ impl Core {
             ));
         };
         let service = &self.services[provider];
-        let state = match &service.place {
-            Place::Stopped if service.goal == Goal::Down => "stopped",
-            Place::Exited { .. } => "exited",
-            Place::Fatal { .. } => "fatal",
+        let states = service.replicas.iter().map(|replica| match &replica.place {
+            Place::Stopped if service.goal == Goal::Down => Some("stopped"),
+            Place::Exited { .. } => Some("exited"),
+            Place::Fatal { .. } => Some("fatal"),
             Place::Stopped
             | Place::Waiting { .. }
             | Place::Up(_)
             | Place::Vacant
-            | Place::Backoff { .. } => return None,
-        };
+            | Place::Backoff { .. } => None,
+        });
+        // One that may still come is hope.
+        let state = states.collect::<Option<Vec<_>>>()?.first().copied()?;
         Some(format!(
             "it waits for {contract}, and its provider `{provider}` is {state}"
         ))
@@ -783,7 +820,6 @@ impl Core {
         for record in &turn.records {
             if let Record::Ended { attempt } = record {
                 self.attempts.remove(attempt);
-                self.known.forget(*attempt);
             }
         }
         self.ids = turn.ids;
@@ -813,7 +849,7 @@ fn welcome(turn: &mut Turn, service: &Service, attempt: Attempt) {
     turn.actions.push(Action::Say {
         attempt,
         message: Message::Welcome {
-            instance: service.instance(),
+            instance: service.instance_of(attempt).expect("it has this process"),
             slot: process.slot,
             profile: service.spec_of(process).profile.clone(),
         },
@@ -868,13 +904,7 @@ fn install(
             });
             index
         });
-        service.routes.insert(
-            contract,
-            Route {
-                index,
-                target: Target::NONE,
-            },
-        );
+        service.routes.insert(contract, Route::new(index));
     }
 }
 
@@ -918,6 +948,7 @@ fn obey(turn: &mut Turn, service: &mut Service, request: RequestId, order: Order
             });
             service.order_upgrade(turn, request, to);
         }
+        Order::Scale(to) => service.order_scale(turn, request, to),
         Order::Rollback => match service.previous.clone() {
             Some(previous) => service.order_upgrade(turn, request, previous),
             None => {

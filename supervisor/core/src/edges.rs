@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use insula_contract::id::{Attempt, ContractId, EdgeId, ServiceName};
 use insula_contract::line::{ServedEdge, ToService, UsedEdge};
+use insula_contract::policy::EdgePolicy;
 
 use crate::event::{Action, Consumer, Message};
 use crate::service::Service;
@@ -217,6 +218,12 @@ impl Edge {
         }
         self.told.retain(|attempt| consumers.contains_key(attempt));
 
+        let limits_of = |attempt: Attempt| {
+            let service = services.get(&self.provider)?;
+            let process = service.processes().find(|p| p.attempt == attempt)?;
+            let offer = service.spec_of(process).provides.get(&self.contract)?;
+            Some(offer.limits)
+        };
         for (&p, &greeted) in &providers {
             for &c in consumers.keys() {
                 let told = *self.pairs.entry((p, c)).or_insert_with(|| {
@@ -236,7 +243,7 @@ impl Edge {
                         parent: String::new(),
                         consumer_name: self.consumer.to_string(),
                         consumer: c,
-                        limits: Default::default(),
+                        limits: limits_of(p).unwrap_or_default(),
                     };
                     turn.actions.push(Action::Say {
                         attempt: p,
@@ -254,7 +261,7 @@ impl Edge {
                 if greeted && self.told.insert(c) {
                     turn.actions.push(Action::Say {
                         attempt: c,
-                        message: Message::Use(self.used_by(c), self.consumer.clone()),
+                        message: Message::Use(self.used_by(services, c), self.consumer.clone()),
                     });
                 }
             }
@@ -262,7 +269,18 @@ impl Edge {
     }
 
     /// This edge as its consumer's attempt sees it.
-    pub(crate) fn used_by(&self, consumer: Attempt) -> UsedEdge {
+    pub(crate) fn used_by(
+        &self,
+        services: &BTreeMap<ServiceName, Service>,
+        consumer: Attempt,
+    ) -> UsedEdge {
+        let policy = match &self.consumer {
+            Consumer::Service(name) => services
+                .get(name)
+                .and_then(|service| service.spec().requires.get(&self.contract))
+                .map_or_else(EdgePolicy::default, |need| need.policy),
+            Consumer::Client { .. } => EdgePolicy::default(),
+        };
         UsedEdge {
             edge: self.id,
             contract: self.contract.clone(),
@@ -270,7 +288,7 @@ impl Edge {
             parent: String::new(),
             route: self.route,
             consumer,
-            policy: Default::default(),
+            policy,
         }
     }
 }

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Outcome;
 use crate::spec::ServiceSpec;
-use crate::views::Verdict;
 
 /// The number of a person's order, to which [`Action::Answer`] belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +32,8 @@ pub enum Order {
     Upgrade(Option<Version>),
     /// Cut over to the release before this one.
     Rollback,
+    /// Have this many instances.
+    Scale(u16),
 }
 
 /// Who a local client is, by the kernel's word.
@@ -103,8 +104,6 @@ pub enum Event {
         ready: bool,
         /// Edges that it serves already.
         serving: Vec<EdgeId>,
-        /// Whether its forms of contracts go together with those of other ends that differ.
-        verdicts: Vec<Verdict>,
     },
     /// A service can do its work.
     Ready {
@@ -140,8 +139,6 @@ pub enum Event {
         contract: ContractId,
         /// Hash of its view of the schema.
         schema: u64,
-        /// Whether that goes together with the provider's, where it differs.
-        verdicts: Vec<Verdict>,
     },
     /// A local client's connection is closed.
     ClientLeft {
@@ -217,6 +214,13 @@ pub enum Record {
         /// The index in the table.
         route: u32,
     },
+    /// How many instances a person asked for. Durable.
+    Scale {
+        /// Of whom.
+        service: ServiceName,
+        /// How many.
+        instances: u16,
+    },
 }
 
 impl Record {
@@ -226,6 +230,7 @@ impl Record {
             Self::Uid { .. }
             | Self::Goal { .. }
             | Self::Active { .. }
+            | Self::Scale { .. }
             | Self::Epoch { .. }
             | Self::Upgrade { .. } => true,
             Self::Began { .. } | Self::Ended { .. } | Self::Route { .. } => false,
@@ -322,10 +327,19 @@ pub enum Action {
     Publish {
         /// The index in the table.
         route: u32,
+        /// Which of the route's targets.
+        place: usize,
         /// The new target.
         target: Target,
-        /// The predecessor, if it left owing nothing.
+        /// An attempt that answered or refused all that it had taken, and takes nothing more.
         drained: Option<Attempt>,
+    },
+    /// Take all targets from a route but those of these attempts.
+    CleanRoute {
+        /// The index in the table.
+        route: u32,
+        /// Whose stay.
+        keep: BTreeSet<Attempt>,
     },
     /// Make an edge's directory and page.
     OpenEdge {
@@ -375,13 +389,6 @@ pub enum Action {
         answer: Result<UsedEdge, String>,
         /// The profile that says how long the client spins.
         profile: Option<String>,
-    },
-    /// Close a local client's connection: what it was granted does not hold any more.
-    DropClient {
-        /// Whose.
-        client: ClientId,
-        /// Why, for the log.
-        reason: String,
     },
     /// Tell a person what came of an order.
     Answer {
@@ -447,6 +454,13 @@ pub enum Done {
         /// Which.
         version: Version,
     },
+    /// It has this many instances now.
+    Scaled {
+        /// Before.
+        from: u16,
+        /// Now.
+        to: u16,
+    },
     /// Everything is down.
     ShutDown,
 }
@@ -482,6 +496,8 @@ pub enum RefusalKind {
     Superseded,
     /// The new release does not fit those who use it.
     ContractRefused,
+    /// It cannot have so many instances.
+    NotScalable,
     /// A dependency is not there.
     Waiting,
     /// The daemon is ending.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use insula_contract::id::{Attempt, ContractId};
 use insula_contract::route::RouteState;
 
 use crate::core::Core;
 use crate::event::{Consumer, UpgradeStep};
 use crate::process::{Phase, Process};
-use crate::service::{Goal, Place, Service};
+use crate::service::{Goal, Place, Replica, Route, Service};
 
 /// Everything that does not hold, in words; empty when all is well.
 pub fn violations(core: &Core) -> Vec<String> {
@@ -65,37 +66,45 @@ fn check_service(core: &Core, service: &Service, found: &mut Vec<String>) {
         }
     }
     for (contract, route) in &service.routes {
-        let serves = route.target.state == RouteState::Serve;
-        let ready = service
-            .current()
-            .is_some_and(|p| p.phase == Phase::Ready && p.attempt == route.target.attempt);
-        if serves != ready {
-            found.push(format!(
-                "{name} is {} and the route of {contract} says {:?}",
-                if service.is_ready() {
-                    "ready"
-                } else {
-                    "not ready"
-                },
-                route.target
-            ));
+        check_route(service, contract, route, found);
+    }
+    let replacing = service
+        .replicas
+        .iter()
+        .filter(|replica| replica.upgrade.is_some())
+        .count();
+    if replacing > 1 || (replacing == 1 && service.rollout.is_none()) {
+        found.push(format!(
+            "{name} replaces {replacing} replicas at once, rollout: {:?}",
+            service.rollout
+        ));
+    }
+    for replica in &service.replicas {
+        let leading = replica
+            .upgrade
+            .as_ref()
+            .is_some_and(|u| u.step == UpgradeStep::Leading);
+        if replica.place == Place::Vacant && !leading {
+            found.push(format!("{name} has an empty place and nobody takes it"));
         }
     }
-    let leading = service
-        .upgrade
-        .as_ref()
-        .is_some_and(|u| u.step == UpgradeStep::Leading);
-    if service.place == Place::Vacant && !leading {
-        found.push(format!("{name} has an empty place and nobody takes it"));
+    if let Some(last) = service.replicas.last()
+        && !last.wanted
+        && last.processes().next().is_none()
+    {
+        found.push(format!("{name} keeps an empty replica that nobody wants"));
     }
-    if service.goal == Goal::Down && (service.is_ready() || service.upgrade.is_some()) {
+    let wanted = service.replicas.iter().filter(|r| r.wanted).count();
+    if wanted != usize::from(service.wanted()) && service.rollout.is_none() {
+        found.push(format!(
+            "{name} has {wanted} replicas, {} are wanted",
+            service.wanted()
+        ));
+    }
+    if service.goal == Goal::Down && (service.is_serving() || service.rollout.is_some()) {
         found.push(format!("{name} should be down and works on"));
     }
-    let coming = match &service.place {
-        Place::Up(_) | Place::Waiting { .. } | Place::Vacant | Place::Backoff { .. } => true,
-        Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => false,
-    };
-    if !service.until_ready.is_empty() && !coming {
+    if !service.until_ready.is_empty() && !service.is_coming() {
         found.push(format!(
             "{name} lets those wait who started it, and does not start"
         ));
@@ -104,6 +113,47 @@ fn check_service(core: &Core, service: &Service, found: &mut Vec<String>) {
         found.push(format!(
             "{name} lets those wait who stopped it, and is down"
         ));
+    }
+}
+
+fn check_route(service: &Service, contract: &ContractId, route: &Route, found: &mut Vec<String>) {
+    let name = &service.name;
+    let ready: BTreeSet<(usize, Attempt)> = service
+        .replicas
+        .iter()
+        .filter_map(Replica::current)
+        .filter(|process| process.phase == Phase::Ready)
+        .map(|process| (usize::from(process.slot), process.attempt))
+        .collect();
+    let serving: BTreeSet<(usize, Attempt)> = route
+        .targets
+        .iter()
+        .enumerate()
+        .filter(|(_, target)| target.state == RouteState::Serve)
+        .map(|(place, target)| (place, target.attempt))
+        .collect();
+    if ready != serving {
+        found.push(format!(
+            "{name} has ready {ready:?} and the route of {contract} serves {serving:?}"
+        ));
+    }
+    for (place, target) in route.targets.iter().enumerate() {
+        let nobody = target.state == RouteState::Hold && target.attempt == Attempt(0);
+        let held = service
+            .replicas
+            .iter()
+            .any(|replica| replica.holds.map(usize::from) == Some(place));
+        if nobody != held {
+            found.push(format!("{name} holds requests at {place} for no replica"));
+        }
+        let lives = service
+            .processes()
+            .any(|p| usize::from(p.slot) == place && p.attempt == target.attempt);
+        if target.state == RouteState::Hold && !nobody && !lives {
+            found.push(format!(
+                "{name} has requests wait for {target:?}, which is gone"
+            ));
+        }
     }
 }
 

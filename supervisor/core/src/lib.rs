@@ -7,8 +7,7 @@
 //!
 //! - [`process`]: one attempt, from launch to end;
 //! - [`service`]: a service's place, its upgrade, its routes; `orders`: what a person orders;
-//! - [`edges`]: who may meet whom, and which attempts have a channel; [`views`]: whether their
-//!   forms of a contract go together;
+//! - [`edges`]: who may meet whom, and which attempts have a channel;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
 //! - [`report`]: what `status` shows.
@@ -25,4 +24,3 @@ pub mod service;
 pub mod spec;
 pub mod time;
 mod turn;
-pub mod views;

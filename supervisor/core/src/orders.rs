@@ -3,8 +3,7 @@
 use semver::Version;
 
 use crate::event::{Done, Record, Refusal, RefusalKind, RequestId};
-use crate::process::Phase;
-use crate::service::{Goal, Place, Service, Why};
+use crate::service::{Goal, INSTANCES_MAX, Place, Service, Why};
 use crate::turn::Turn;
 
 impl Service {
@@ -35,7 +34,7 @@ impl Service {
 
     fn refuse(&self, turn: &mut Turn, request: RequestId, kind: RefusalKind, text: String) {
         let serving = self
-            .is_ready()
+            .is_serving()
             .then(|| format!("{} {} serves", self.name, self.active));
         turn.answer(
             request,
@@ -49,14 +48,14 @@ impl Service {
     }
 
     fn refuse_if_busy(&self, turn: &mut Turn, request: RequestId) -> bool {
-        if let Some(upgrade) = &self.upgrade {
-            let text = match upgrade.why {
-                Why::Upgrade => format!("{} is being upgraded to {}", self.name, upgrade.to),
+        if let Some(rollout) = &self.rollout {
+            let text = match rollout.why {
+                Why::Upgrade => format!("{} is being upgraded to {}", self.name, rollout.to),
                 Why::Restart => format!("{} is being restarted", self.name),
             };
             self.refuse(turn, request, RefusalKind::Busy, text);
         }
-        self.upgrade.is_some()
+        self.rollout.is_some()
     }
 
     /// Whether two of its processes can run side by side: one that listens on fixed ports cannot.
@@ -71,28 +70,40 @@ impl Service {
         }
         self.want(turn, Goal::Up);
         self.until_ready.push((request, done));
-        match &self.place {
-            Place::Stopped
-            | Place::Backoff { .. }
-            | Place::Exited { .. }
-            | Place::Fatal { .. }
-            | Place::Waiting { .. } => {
-                self.history.clear();
-                self.place = Place::Backoff { until: turn.now };
+        self.start_all(turn);
+    }
+
+    /// Starts every instance that is down, whatever it was left down for.
+    fn start_all(&mut self, turn: &Turn) {
+        for replica in self.replicas.iter_mut().filter(|replica| replica.wanted) {
+            match &replica.place {
+                Place::Stopped
+                | Place::Backoff { .. }
+                | Place::Exited { .. }
+                | Place::Fatal { .. }
+                | Place::Waiting { .. } => {
+                    replica.history.clear();
+                    replica.place = Place::Backoff { until: turn.now };
+                }
+                // What is under way ends in a start.
+                Place::Up(_) | Place::Vacant => {}
             }
-            // What is under way ends in a start.
-            Place::Up(_) | Place::Vacant => {}
         }
     }
 
     pub(crate) fn order_stop(&mut self, turn: &mut Turn, request: RequestId) {
         self.want(turn, Goal::Down);
         if self.processes().next().is_none() {
-            let answer = match &self.place {
-                Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => Done::NotRunning,
+            let at_rest = self.replicas.iter().all(|replica| match &replica.place {
+                Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => true,
                 Place::Waiting { .. } | Place::Vacant | Place::Backoff { .. } | Place::Up(_) => {
-                    Done::Stopped
+                    false
                 }
+            });
+            let answer = if at_rest {
+                Done::NotRunning
+            } else {
+                Done::Stopped
             };
             self.settle(turn);
             turn.answer(request, Ok(answer));
@@ -106,22 +117,29 @@ impl Service {
         if self.refuse_if_busy(turn, request) {
             return;
         }
-        match &self.place {
-            Place::Up(process) if process.phase == Phase::Ready && self.runs_beside() => {
-                let version = self.active.clone();
-                self.begin_upgrade(turn, version, Why::Restart, Some(request));
-            }
-            Place::Up(_) => {
-                self.want(turn, Goal::Up);
-                self.until_ready.push((request, Done::Restarted));
-                self.send_away(turn);
-            }
-            Place::Stopped
-            | Place::Waiting { .. }
-            | Place::Vacant
-            | Place::Backoff { .. }
-            | Place::Exited { .. }
-            | Place::Fatal { .. } => self.order_start(turn, request, Done::Restarted),
+        if self.is_serving() && self.runs_beside() {
+            let version = self.active.clone();
+            self.begin_rollout(turn, version, Why::Restart, Some(request));
+        } else if self.has_process_in_place() {
+            self.want(turn, Goal::Up);
+            self.until_ready.push((request, Done::Restarted));
+            self.put_all(turn);
+        } else {
+            self.order_start(turn, request, Done::Restarted);
+        }
+    }
+
+    fn has_process_in_place(&self) -> bool {
+        self.replicas
+            .iter()
+            .any(|replica| replica.current().is_some())
+    }
+
+    /// Sees to it that every replica runs the active release in a fresh process.
+    fn put_all(&mut self, turn: &mut Turn) {
+        for at in 0..self.replicas.len() {
+            let version = self.active.clone();
+            self.put(turn, at, version);
         }
     }
 
@@ -157,43 +175,68 @@ impl Service {
             return;
         }
         let from = self.active.clone();
-        match &self.place {
-            Place::Up(process) if process.phase == Phase::Ready && self.runs_beside() => {
-                self.begin_upgrade(turn, to, Why::Upgrade, Some(request));
-            }
-            Place::Up(_) if self.goal == Goal::Up => {
-                self.switch(turn, to.clone());
-                self.until_ready
-                    .push((request, Done::Upgraded { from, to }));
-                self.send_away(turn);
-            }
-            Place::Backoff { .. } | Place::Waiting { .. } | Place::Fatal { .. }
-                if self.goal == Goal::Up =>
-            {
-                self.switch(turn, to.clone());
-                self.order_start(turn, request, Done::Upgraded { from, to });
-            }
-            Place::Up(_)
-            | Place::Stopped
-            | Place::Waiting { .. }
-            | Place::Vacant
-            | Place::Backoff { .. }
-            | Place::Exited { .. }
-            | Place::Fatal { .. } => {
-                self.switch(turn, to.clone());
-                turn.answer(request, Ok(Done::Upgraded { from, to }));
-            }
+        if self.is_serving() && self.runs_beside() {
+            self.begin_rollout(turn, to, Why::Upgrade, Some(request));
+            return;
         }
+        // Nobody can serve beside the other: what runs ends first.
+        let coming = self.goal == Goal::Up
+            && self.replicas.iter().any(|replica| match &replica.place {
+                Place::Up(_)
+                | Place::Backoff { .. }
+                | Place::Waiting { .. }
+                | Place::Fatal { .. } => true,
+                Place::Stopped | Place::Vacant | Place::Exited { .. } => false,
+            });
+        self.make_active(turn, to.clone());
+        if coming {
+            self.until_ready
+                .push((request, Done::Upgraded { from, to }));
+            self.put_all(turn);
+        } else {
+            for replica in &mut self.replicas {
+                replica.version = to.clone();
+            }
+            turn.answer(request, Ok(Done::Upgraded { from, to }));
+        }
+        self.fit_replicas(turn);
     }
 
-    /// Makes another release the active one; nothing runs of either, or it will be stopped.
-    fn switch(&mut self, turn: &mut Turn, to: Version) {
-        let from = std::mem::replace(&mut self.active, to);
-        self.previous = Some(from);
-        turn.records.push(Record::Active {
-            service: self.name.clone(),
-            active: self.active.clone(),
-            previous: self.previous.clone(),
-        });
+    pub(crate) fn order_scale(&mut self, turn: &mut Turn, request: RequestId, to: u16) {
+        if self.refuse_if_busy(turn, request) {
+            return;
+        }
+        let from = self.wanted();
+        let reason = if to == 0 {
+            Some("at least one is needed; `stop` takes it down".to_owned())
+        } else if to > INSTANCES_MAX {
+            Some(format!("a service has at most {INSTANCES_MAX}"))
+        } else if to > 1 && self.has_store() {
+            Some("its store is written by one process at a time".to_owned())
+        } else if to > 1 && !self.runs_beside() {
+            Some("it listens on fixed ports, which only one process can have".to_owned())
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            let text = format!("{} cannot have {to} instances: {reason}", self.name);
+            self.refuse(turn, request, RefusalKind::NotScalable, text);
+            return;
+        }
+        if self.scale != Some(to) {
+            self.scale = Some(to);
+            turn.records.push(Record::Scale {
+                service: self.name.clone(),
+                instances: to,
+            });
+        }
+        let done = Done::Scaled { from, to };
+        if self.goal == Goal::Up {
+            self.until_ready.push((request, done));
+            self.start_all(turn);
+        } else {
+            turn.answer(request, Ok(done));
+        }
+        self.fit_replicas(turn);
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::process::{Phase, Process};
-use crate::service::{Place, Service};
+use crate::service::{Place, Replica, Service};
 use crate::time::Time;
 
 /// The state of an instance: supervisord's names and numbers where the meaning is the same.
@@ -89,8 +89,10 @@ impl State {
 pub struct Row {
     /// The service.
     pub name: ServiceName,
-    /// Which place.
+    /// Which instance.
     pub instance: u16,
+    /// How many instances the service has.
+    pub instances: u16,
     /// Its state.
     pub state: State,
     /// The state's number.
@@ -120,20 +122,33 @@ pub struct Row {
     pub reason: Option<String>,
 }
 
-/// The rows of all services, by name.
+impl Row {
+    /// Its name in a list: `kv`, or `kv:1` where the service has several instances.
+    pub fn label(&self) -> String {
+        if self.instances > 1 {
+            format!("{}:{}", self.name, self.instance)
+        } else {
+            self.name.to_string()
+        }
+    }
+}
+
+/// The rows of all instances, by name.
 pub fn rows(core: &Core, now: Time) -> Vec<Row> {
     core.services()
         .values()
-        .map(|service| row(service, now))
+        .flat_map(|service| (0..service.replicas.len()).map(move |at| row(service, at, now)))
         .collect()
 }
 
-fn row(service: &Service, now: Time) -> Row {
-    let process = service.current();
-    let state = state(service);
+fn row(service: &Service, at: usize, now: Time) -> Row {
+    let replica = &service.replicas[at];
+    let process = replica.current();
+    let state = state(replica);
     Row {
         name: service.name.clone(),
-        instance: 0,
+        instance: at as u16,
+        instances: service.replicas.len() as u16,
         state,
         code: state.code(),
         pid: process.and_then(|process| process.pid),
@@ -142,18 +157,18 @@ fn row(service: &Service, now: Time) -> Row {
             u64::try_from(now.since(process.launched).as_millis()).unwrap_or(u64::MAX)
         }),
         memory: None,
-        version: process.map_or_else(|| service.active.clone(), |p| p.version.clone()),
+        version: process.map_or_else(|| replica.version.clone(), |p| p.version.clone()),
         previous: service.previous.clone(),
         profile: service.spec().profile.clone(),
         uid: service.uid,
-        restarts: service.history.restarts,
-        upgrading_to: service.upgrade.as_ref().map(|upgrade| upgrade.to.clone()),
-        reason: reason(service, now),
+        restarts: replica.history.restarts,
+        upgrading_to: service.rollout.as_ref().map(|rollout| rollout.to.clone()),
+        reason: reason(replica, now),
     }
 }
 
-fn state(service: &Service) -> State {
-    match &service.place {
+fn state(replica: &Replica) -> State {
+    match &replica.place {
         Place::Stopped => State::Stopped,
         Place::Waiting { .. } => State::Waiting,
         Place::Vacant => State::Starting,
@@ -174,15 +189,15 @@ fn process_state(process: &Process) -> State {
     }
 }
 
-fn reason(service: &Service, now: Time) -> Option<String> {
+fn reason(replica: &Replica, now: Time) -> Option<String> {
     let last = || {
-        let end = service.last_end.as_ref()?;
+        let end = replica.last_end.as_ref()?;
         Some(match &end.reason {
             Some(reason) => format!("{} ({reason})", end.outcome),
             None => end.outcome.to_string(),
         })
     };
-    match &service.place {
+    match &replica.place {
         Place::Waiting { on, .. } => {
             let on: Vec<_> = on.iter().map(ToString::to_string).collect();
             Some(format!("waits for {}", on.join(", ")))

@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use insula_contract::id::{ContractId, ServiceName};
+use insula_contract::policy::{EdgeLimits, EdgePolicy};
 use semver::Version;
 use serde::{Deserialize, Serialize};
-
-use crate::event::Caller;
 
 /// One release of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +24,8 @@ pub struct ServiceSpec {
     pub command: Vec<String>,
     /// The name of the profile it runs under.
     pub profile: String,
+    /// How many instances of it run, unless a person asked for another number.
+    pub instances: u16,
     /// From its launch to ready.
     pub ready_timeout: Duration,
     /// For finishing what it accepted.
@@ -95,17 +96,8 @@ impl Default for Limits {
 pub struct Offer {
     /// Who may use it without being supervised.
     pub allow: Vec<Principal>,
-}
-
-impl Offer {
-    /// Whether a program that is not supervised may use it.
-    pub fn allows(&self, caller: &Caller) -> bool {
-        self.allow.iter().any(|principal| match principal {
-            Principal::Anyone => true,
-            Principal::Uid(uid) => caller.uid == *uid,
-            Principal::Gid(gid) => caller.gids.contains(gid),
-        })
-    }
+    /// What each of its users may ask of it.
+    pub limits: EdgeLimits,
 }
 
 /// Somebody on this host.
@@ -121,7 +113,10 @@ pub enum Principal {
 
 /// A contract that a service uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Need {}
+pub struct Need {
+    /// What its client does about refusals and bad instances.
+    pub policy: EdgePolicy,
+}
 
 /// A service's store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use insula_contract::id::ContractId;
-use insula_core::spec::{
-    DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
-};
+use insula_core::service::INSTANCES_MAX;
+use insula_core::spec::{DataSpec, Limits, Network, RestartPolicy, ServiceSpec};
 use nix::sys::signal::Signal;
-use nix::unistd::{Group, User};
 
 use super::document::{self, Section, Value};
+use super::edges;
 use super::{Problems, Profiles, units};
 
 /// The manifest's name in a release.
@@ -42,16 +40,21 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
         let description = root.optional("description", String::new(), Value::text);
         let run = root.required("run", |value| value.section(|run| read_run(run, facts)));
         let provides = root.optional("provides", BTreeMap::new(), |value| {
-            contracts(value, |section| {
-                let root_only = vec![Principal::Uid(0)];
-                let allow = section.optional("allow", root_only, |value| value.list(principal))?;
-                Some(Offer { allow })
-            })
+            edges::contracts(value, edges::offer)
         });
         let requires = root.optional("requires", BTreeMap::new(), |value| {
-            contracts(value, |_| Some(Need {}))
+            edges::contracts(value, edges::need)
         });
-        let data = root.optional("data", None, |value| value.section(read_data));
+        let several = run.as_ref().is_some_and(|run| run.instances > 1);
+        let data = root.optional("data", None, |value| {
+            if several {
+                return value.wrong_but(
+                    "a store is written by one process at a time",
+                    "set `instances = 1`, or keep the data in a service of its own",
+                );
+            }
+            value.section(read_data)
+        });
         let (run, provides, requires) = (run?, provides?, requires?);
         Some(ServiceSpec {
             name: name?,
@@ -59,6 +62,7 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
             description: description?,
             command: run.command,
             profile: run.profile,
+            instances: run.instances,
             ready_timeout: run.ready_timeout,
             drain_timeout: run.drain_timeout,
             stop_timeout: run.stop_timeout,
@@ -81,6 +85,7 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
 struct Run {
     command: Vec<String>,
     profile: String,
+    instances: u16,
     ready_timeout: Duration,
     drain_timeout: Duration,
     stop_timeout: Duration,
@@ -131,6 +136,16 @@ fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
         }
         Some(ports)
     });
+    let instances = run.optional("instances", 1, |value| {
+        let instances = value.integer(1..=i64::from(INSTANCES_MAX))? as u16;
+        if instances > 1 && listen.as_ref().is_some_and(|ports| !ports.is_empty()) {
+            return value.wrong_but(
+                "only one process can listen on a port",
+                "set `instances = 1`, or let the service listen on none",
+            );
+        }
+        Some(instances)
+    });
     let environment = run.optional("environment", BTreeMap::new(), |value| {
         Some(value.entries(variable)?.into_iter().collect())
     });
@@ -140,6 +155,7 @@ fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     Some(Run {
         command: command?,
         profile: profile?,
+        instances: instances?,
         ready_timeout: ready_timeout?,
         drain_timeout: drain_timeout?,
         stop_timeout: stop_timeout?,
@@ -242,64 +258,6 @@ fn read_limits(limits: &Section<'_>) -> Option<Limits> {
     Some(Limits {
         open_files: open_files?,
     })
-}
-
-fn contracts<T>(
-    value: &Value<'_>,
-    mut read: impl FnMut(&Section<'_>) -> Option<T>,
-) -> Option<BTreeMap<ContractId, T>> {
-    let entries = value.entries(|name, entry| {
-        let content = entry.section(&mut read);
-        match name.parse::<ContractId>() {
-            Ok(id) => Some((id, content?)),
-            Err(error) => entry.wrong(error.to_string()),
-        }
-    })?;
-    let count = entries.len();
-    let contracts: BTreeMap<_, _> = entries.into_iter().collect();
-    if contracts.len() < count {
-        // `kv@1` and `kv@01` are two keys and one contract.
-        return value.wrong("names a contract twice");
-    }
-    Some(contracts)
-}
-
-fn principal(value: &Value<'_>) -> Option<Principal> {
-    let text = value.text()?;
-    let (kind, name) = text.split_once(':').unwrap_or((&text, ""));
-    match (kind, name) {
-        ("*", "") => return Some(Principal::Anyone),
-        ("root", "") => return Some(Principal::Uid(0)),
-        ("uid" | "gid", number) => {
-            if let Ok(number) = number.parse() {
-                let user = kind == "uid";
-                return Some(if user {
-                    Principal::Uid(number)
-                } else {
-                    Principal::Gid(number)
-                });
-            }
-        }
-        ("user", name) if !name.is_empty() => {
-            return match User::from_name(name) {
-                Ok(Some(user)) => Some(Principal::Uid(user.uid.as_raw())),
-                Ok(None) => value.wrong(format!("this host has no user `{name}`")),
-                Err(error) => value.wrong(format!("cannot look up user `{name}`: {error}")),
-            };
-        }
-        ("group", name) if !name.is_empty() => {
-            return match Group::from_name(name) {
-                Ok(Some(group)) => Some(Principal::Gid(group.gid.as_raw())),
-                Ok(None) => value.wrong(format!("this host has no group `{name}`")),
-                Err(error) => value.wrong(format!("cannot look up group `{name}`: {error}")),
-            };
-        }
-        _ => {}
-    }
-    value.wrong_but(
-        format!("`{text}` names nobody"),
-        "write `root`, `uid:1000`, `user:name`, `gid:100`, `group:name`, or `*` for everybody",
-    )
 }
 
 fn read_data(data: &Section<'_>) -> Option<Option<DataSpec>> {

@@ -7,6 +7,7 @@
 //! check. Keys that nothing enforces are not accepted.
 
 mod document;
+mod edges;
 mod manifest;
 mod profiles;
 mod units;

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use insula_contract::policy::{
+    BreakerPolicy, EdgeLimits, EdgePolicy, RateLimit, RetryPolicy, Shedding,
+};
 use insula_core::spec::{
     DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
 };
@@ -44,6 +47,7 @@ fn the_least_manifest_has_safe_defaults() {
         description: String::new(),
         command: vec!["bin/kv".to_owned()],
         profile: "shared".to_owned(),
+        instances: 1,
         ready_timeout: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(5),
         stop_timeout: Duration::from_secs(10),
@@ -86,8 +90,15 @@ LANG = "C"
 open-files = 512
 [provides."kv@1"]
 allow = ["root", "uid:1000", "gid:7", "*"]
+[provides."kv@1".limits]
+waiting = 32
+per-second = 1000
+burst = 50
+shed-after = "20ms"
 [provides."kv-admin@2"]
 [requires."clock@1"]
+retries = { percent = 0 }
+breaker = { fail-fast = true, open-for = "1m" }
 [data]
 store = true
 schema = 4
@@ -102,6 +113,7 @@ size-max = "4GiB"
             .map(str::to_owned)
             .to_vec(),
         profile: "latency".to_owned(),
+        instances: 1,
         ready_timeout: Duration::from_secs(60),
         drain_timeout: Duration::from_millis(250),
         stop_timeout: Duration::ZERO,
@@ -123,16 +135,45 @@ size-max = "4GiB"
                         Principal::Gid(7),
                         Principal::Anyone,
                     ],
+                    limits: EdgeLimits {
+                        waiting: Some(32),
+                        rate: Some(RateLimit {
+                            per_second: 1000,
+                            burst: 50,
+                        }),
+                        shedding: Some(Shedding {
+                            target: Duration::from_millis(20),
+                            interval: Duration::from_millis(100),
+                        }),
+                    },
                 },
             ),
             (
                 "kv-admin@2".parse().unwrap(),
                 Offer {
                     allow: vec![Principal::Uid(0)],
+                    limits: EdgeLimits::default(),
                 },
             ),
         ]),
-        requires: BTreeMap::from([("clock@1".parse().unwrap(), Need {})]),
+        requires: BTreeMap::from([(
+            "clock@1".parse().unwrap(),
+            Need {
+                policy: EdgePolicy {
+                    retries: RetryPolicy {
+                        percent: 0,
+                        ..RetryPolicy::default()
+                    },
+                    breaker: BreakerPolicy {
+                        fail_fast: true,
+                        open_for: Duration::from_secs(60),
+                        open_at_most: Duration::from_secs(60),
+                        ..BreakerPolicy::default()
+                    },
+                    ..EdgePolicy::default()
+                },
+            },
+        )]),
         data: Some(DataSpec {
             schema: 4,
             size_max: 4 << 30,
@@ -199,8 +240,9 @@ kv/service.toml:22:10: provides.kv.allow[0]: `me` names nobody
   hint: write `root`, `uid:1000`, `user:name`, `gid:100`, `group:name`, or `*` for everybody
 kv/service.toml:22:16: provides.kv.allow[1]: this host has no group `no-such-group`
 kv/service.toml:23:1: provides.kv.color: unknown key
-  hint: known here: allow
+  hint: known here: allow, limits
 kv/service.toml:25:1: requires."clock@1".optional: unknown key
+  hint: known here: retries, breaker
 kv/service.toml:26:2: data.store: missing
 kv/service.toml:27:10: data.schema: 0 is not between 1 and 4294967295
 kv/service.toml:28:12: data.size-max: `4GB` is no size
@@ -253,4 +295,26 @@ fn columns_count_characters() {
         report.starts_with("kv/service.toml:7:1: run.\"é\": unknown key"),
         "{report}"
     );
+}
+
+#[test]
+fn limits_that_mean_nothing_are_told() {
+    let text = format!(
+        "{LEAST}instances = 3\nnetwork = \"loopback\"\nlisten = [80]\n[provides.\"kv@1\".limits]\nburst = 3\nshed-interval = \"1s\"\n[data]\nstore = true\n"
+    );
+    let said = report(&text);
+    for expected in [
+        "run.instances: only one process can listen on a port",
+        "limits.burst: means nothing without `per-second`",
+        "limits.shed-interval: means nothing without `shed-after`",
+    ] {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+    let said = report(&format!("{LEAST}instances = 3\n[data]\nstore = true\n"));
+    assert!(
+        said.contains("data: a store is written by one process"),
+        "{said}"
+    );
+    assert!(check(&format!("{LEAST}instances = 12\n")).is_ok());
+    assert!(report(&format!("{LEAST}instances = 13\n")).contains("13 is not between 1 and 12"));
 }

@@ -112,6 +112,7 @@ impl IntoResponse for Answer {
                 RefusalKind::Busy
                 | RefusalKind::Superseded
                 | RefusalKind::ContractRefused
+                | RefusalKind::NotScalable
                 | RefusalKind::Waiting => StatusCode::CONFLICT,
                 RefusalKind::SpawnError | RefusalKind::AbnormalTermination => {
                     StatusCode::UNPROCESSABLE_ENTITY
@@ -220,10 +221,11 @@ async fn shutdown(State(api): State<Api>) -> Answer {
     }
 }
 
-/// What `upgrade` may say beside the name.
+/// What `upgrade` and `scale` may say beside the name.
 #[derive(Debug, Default, Deserialize)]
 struct OrderDetails {
     version: Option<Version>,
+    instances: Option<u16>,
 }
 
 async fn order(
@@ -237,6 +239,10 @@ async fn order(
         "restart" => Order::Restart,
         "upgrade" => Order::Upgrade(details.version),
         "rollback" => Order::Rollback,
+        "scale" => match details.instances {
+            Some(instances) => Order::Scale(instances),
+            None => return (StatusCode::BAD_REQUEST, "`instances` is missing\n").into_response(),
+        },
         _ => return (StatusCode::NOT_FOUND, "no such verb\n").into_response(),
     };
     let service: ServiceName = match name.parse() {

@@ -141,6 +141,13 @@ enum Verb {
         /// Its name.
         name: String,
     },
+    /// Have so many instances of a service, until told otherwise.
+    Scale {
+        /// Its name.
+        name: String,
+        /// How many.
+        instances: u16,
+    },
     /// Show what a service wrote.
     Logs {
         /// Its name.
@@ -198,6 +205,9 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         Verb::Status { names, json } => status::run(&client, &names, json).await,
         Verb::Upgrade { name, version } => {
             orders::run(&client, orders::Verb::Upgrade(version), &[name]).await
+        }
+        Verb::Scale { name, instances } => {
+            orders::run(&client, orders::Verb::Scale(instances), &[name]).await
         }
         Verb::Rollback { name } => orders::run(&client, orders::Verb::Rollback, &[name]).await,
         Verb::Logs {

@@ -1,4 +1,4 @@
-//! `start`, `stop`, `restart`, `upgrade`, `rollback`, `shutdown`.
+//! `start`, `stop`, `restart`, `upgrade`, `rollback`, `scale`, `shutdown`.
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ pub(super) enum Verb {
     Restart,
     Upgrade(Option<Version>),
     Rollback,
+    Scale(u16),
 }
 
 impl Verb {
@@ -34,6 +35,7 @@ impl Verb {
                 )
             }
             Self::Rollback => "rollback".to_owned(),
+            Self::Scale(instances) => format!("scale?instances={instances}"),
         };
         format!("/v1/services/{name}/{verb}")
     }
@@ -45,6 +47,7 @@ impl Verb {
             Self::Restart => "restarting",
             Self::Upgrade(_) => "upgrading",
             Self::Rollback => "rolling back",
+            Self::Scale(_) => "scaling",
         }
     }
 }
@@ -76,7 +79,7 @@ pub(super) async fn run(
                 let states: Vec<_> = states
                     .iter()
                     .filter(|row| names.iter().any(|name| name == row.name.as_str()))
-                    .map(|row| format!("{} {}", row.name, row.state.name()))
+                    .map(|row| format!("{} {}", row.label(), row.state.name()))
                     .take(3)
                     .collect();
                 progress.show(&format!("{}: {}", verb.doing(), states.join(", ")));
@@ -89,7 +92,9 @@ pub(super) async fn run(
 async fn expand(client: &Client, names: &[String]) -> Result<Vec<String>, ClientError> {
     if names.iter().any(|name| name == "all") {
         let rows: Vec<Row> = client.get("/v1/status").await?;
-        return Ok(rows.iter().map(|row| row.name.to_string()).collect());
+        let mut names: Vec<_> = rows.iter().map(|row| row.name.to_string()).collect();
+        names.dedup();
+        return Ok(names);
     }
     let mut names = names.to_vec();
     names.sort();
@@ -108,6 +113,7 @@ fn tell(name: &str, answer: Answer) -> Exit {
                 Done::Restarted => "restarted".to_owned(),
                 Done::Upgraded { from, to } => format!("{from} -> {to}"),
                 Done::AlreadyActive { version } => format!("{version} is active already"),
+                Done::Scaled { from, to } => format!("{from} -> {to} instances"),
                 Done::ShutDown => "shut down".to_owned(),
             };
             println!("{name}: {text}");
@@ -132,7 +138,7 @@ fn refused(name: &str, refusal: &Refusal) -> Exit {
             Exit::NotStarted
         }
         RefusalKind::Busy | RefusalKind::Superseded => Exit::Busy,
-        RefusalKind::ContractRefused => Exit::DoesNotFit,
+        RefusalKind::ContractRefused | RefusalKind::NotScalable => Exit::DoesNotFit,
     }
 }
 
@@ -146,6 +152,7 @@ fn word(kind: RefusalKind) -> &'static str {
         RefusalKind::Busy => "busy",
         RefusalKind::Superseded => "superseded",
         RefusalKind::ContractRefused => "contract refused",
+        RefusalKind::NotScalable => "not scalable",
         RefusalKind::Waiting => "waiting",
         RefusalKind::ShuttingDown => "shutting down",
     }

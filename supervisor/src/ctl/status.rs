@@ -53,7 +53,7 @@ pub(super) async fn run(
 fn table(rows: &[Row]) -> String {
     let width = rows
         .iter()
-        .map(|row| row.name.as_str().len())
+        .map(|row| row.label().len())
         .max()
         .unwrap_or(0)
         .max(30)
@@ -62,7 +62,7 @@ fn table(rows: &[Row]) -> String {
     for row in rows {
         text += &format!(
             "{:width$}{:<10}{:32}{:<10} {:<10} {:>9} {:>4}  {}",
-            row.name,
+            row.label(),
             row.state.name(),
             description(row),
             row.version.to_string(),
@@ -142,6 +142,7 @@ mod tests {
         Row {
             name: name.parse().unwrap(),
             instance: 0,
+            instances: 1,
             state,
             code: state.code(),
             pid: Some(8581),

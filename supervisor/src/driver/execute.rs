@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use insula_contract::id::{Attempt, EdgeId, ServiceName};
 use insula_contract::line::{ToService, UsedEdge};
+use insula_contract::route::{TARGETS, Target};
 use insula_core::event::{Action, Consumer, Event, Message};
 use insula_core::spec::Spin;
 
-use super::forms::Owner;
 use super::{Driver, because, log_io};
 use crate::memory::EdgePage;
 
@@ -45,10 +45,19 @@ impl Driver {
             Action::Say { attempt, message } => self.say(attempt, message),
             Action::Publish {
                 route,
+                place,
                 target,
                 drained,
             } => {
-                self.routes.publish(route, 0, target, drained);
+                self.routes.publish(route, place, target, drained);
+            }
+            Action::CleanRoute { route, keep } => {
+                for place in 0..TARGETS {
+                    let target = self.routes.target(route, place);
+                    if target != Target::NONE && !keep.contains(&target.attempt) {
+                        self.routes.publish(route, place, Target::NONE, None);
+                    }
+                }
             }
             Action::OpenEdge {
                 edge,
@@ -97,7 +106,6 @@ impl Driver {
             } => {
                 self.answer_client(client, answer, profile);
             }
-            Action::DropClient { client, reason } => self.drop_client(client, &reason),
             Action::Answer { request, answer } => {
                 if let Some(reply) = self.orders.remove(&request) {
                     // Who asked may have gone.
@@ -209,7 +217,6 @@ impl Driver {
         if let Some(process) = self.processes.remove(&attempt) {
             process.end();
         }
-        self.forms.forget(Owner::Process(attempt));
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
         if let Some(groups) = &self.groups {
             // What a process left in its cgroup goes with it.

@@ -125,6 +125,7 @@ fn key(record: &Record) -> String {
         Record::Goal { service, .. } => format!("goal/{service}"),
         Record::Active { service, .. } => format!("active/{service}"),
         Record::Epoch { service, .. } => format!("epoch/{service}"),
+        Record::Scale { service, .. } => format!("scale/{service}"),
         Record::Upgrade { service, .. } => format!("upgrade/{service}"),
         Record::Began { attempt, .. } | Record::Ended { attempt } => {
             format!("attempt/{:012x}", attempt.0)
@@ -221,7 +222,7 @@ impl Ledger {
     /// The records that hold now.
     pub fn records(&self) -> Result<Vec<Record>, LedgerError> {
         let mut records = Vec::new();
-        for prefix in ["uid/", "goal/", "active/", "epoch/", "upgrade/"] {
+        for prefix in ["uid/", "goal/", "active/", "epoch/", "scale/", "upgrade/"] {
             records.extend(self.durable.read::<Record>(prefix)?);
         }
         for prefix in ["route/", "attempt/"] {

@@ -34,6 +34,10 @@ fn samples() -> Vec<Record> {
             service: kv(),
             epoch: Epoch(3),
         },
+        Record::Scale {
+            service: kv(),
+            instances: 3,
+        },
         Record::Upgrade {
             service: kv(),
             step: Some((
@@ -127,7 +131,7 @@ fn runs_are_counted_for_ever() {
 /// The bytes that earlier versions stored.
 #[test]
 fn stored_bytes_stay_readable() {
-    let kept: [&[u8]; 7] = [
+    let kept: [&[u8]; 8] = [
         &[1, 0, 2, b'k', b'v', 128, 128, 128, 128, 7],
         &[1, 1, 2, b'k', b'v', 1],
         &[
@@ -135,6 +139,7 @@ fn stored_bytes_stay_readable() {
             b'0',
         ],
         &[1, 3, 2, b'k', b'v', 3],
+        &[1, 8, 2, b'k', b'v', 3],
         &[
             1, 4, 2, b'k', b'v', 1, 5, b'1', b'.', b'0', b'.', b'0', 5, b'1', b'.', b'1', b'.',
             b'0', 2,

@@ -31,7 +31,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
         build.args([
             "build", "--quiet", "-p", "kv", "-p", "gateway", "-p", "kv-load",
         ]);
-        build.args(["-p", "misbehave"]);
+        build.args(["-p", "misbehave", "-p", "echo"]);
         if target().ends_with("release") {
             build.arg("--release");
         }
@@ -209,6 +209,29 @@ impl Host {
         let manifest = manifest.replace("18080", &port.to_string());
         let release = self.release("gateway", &manifest, &["gateway"]);
         self.must(&["install", path(&release)]);
+    }
+}
+
+impl Host {
+    /// Installs a release of echo.
+    pub(crate) fn install_echo(&self, version: &str) {
+        let manifest = fs::read_to_string(manifest_of("echo")).expect("echo has a manifest");
+        let manifest = with_version(&manifest, version);
+        let release = self.release(&format!("echo-{version}"), &manifest, &["echo"]);
+        self.must(&["install", path(&release)]);
+    }
+
+    /// The rows of a service's instances in `status --json`.
+    pub(crate) fn rows(&self, name: &str) -> Vec<Value> {
+        let output = self.ctl(&["status", "--json", name]);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("status is JSON");
+        report["services"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The socket of local clients.
+    pub(crate) fn local(&self) -> insula_ipc::local::LocalClient {
+        let socket = self.root.join("run").join(insula_contract::local::SOCKET);
+        insula_ipc::local::LocalClient::connect(&socket).expect("a local client")
     }
 }
 

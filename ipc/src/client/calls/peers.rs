@@ -3,8 +3,8 @@
 //! A call without a key goes to the one with the fewest outstanding calls of two chosen at random
 //! (Mitzenmacher, "The Power of Two Choices", 2001): nearly as even as the least loaded of all,
 //! and no two clients run after the same one. A call with a key goes to the instance that scores
-//! highest for it (rendezvous hashing; Thaler and Ravishankar, 1998), by the instance's place in
-//! the route entry, which outlives its attempts: when one goes, only its keys move.
+//! highest for it (rendezvous hashing; Thaler and Ravishankar, 1998), by the instance's number,
+//! which outlives its attempts: when one goes for good, only its keys move.
 
 use insula_contract::route::{RouteState, TARGETS, Target};
 
@@ -175,12 +175,17 @@ impl Peers {
         }
     }
 
+    /// The instance that a key belongs to, whether it takes calls now or not.
     fn by_key(&self, key: u64) -> Choice {
+        let replica = self
+            .list
+            .iter()
+            .filter(|peer| !peer.is_gone())
+            .map(|peer| peer.target.replica)
+            .max_by_key(|replica| score(key, *replica));
         (0_u8..)
             .zip(&self.list)
-            .filter(|(_, peer)| !peer.is_gone())
-            .max_by_key(|(place, _)| score(key, *place))
-            .filter(|(_, peer)| peer.is_ready())
+            .find(|(_, peer)| peer.is_ready() && Some(peer.target.replica) == replica)
             .map_or(Choice::Wait, |(place, _)| Choice::To(place))
     }
 
@@ -272,8 +277,8 @@ impl Places {
 }
 
 /// How well an instance fits a key.
-fn score(key: u64, place: u8) -> u64 {
-    mix(key ^ mix(u64::from(place) + 1))
+fn score(key: u64, replica: u8) -> u64 {
+    mix(key ^ mix(u64::from(replica) + 1))
 }
 
 /// The finaliser of SplitMix64: every bit of the result depends on every bit of `word`.

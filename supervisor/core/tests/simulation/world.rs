@@ -42,7 +42,7 @@ pub(crate) struct World {
     fakes: BTreeMap<Attempt, Fake>,
     queue: BTreeMap<(u64, u64), Event>,
     next_event: u64,
-    routes: BTreeMap<u32, Target>,
+    routes: BTreeMap<(u32, usize), Target>,
     edges: BTreeSet<EdgeId>,
     pairs: BTreeSet<(EdgeId, Attempt, Attempt)>,
     next_request: u64,
@@ -64,6 +64,11 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
         drain_timeout: Duration::from_millis(100),
         stop_timeout: Duration::from_millis(100),
         stop_signal: 15,
+        instances: if name == "middle" {
+            version.0 as u16 + 1
+        } else {
+            1
+        },
         autostart: true,
         restart: RestartPolicy::Always,
         expected_exit_codes: BTreeSet::from([0]),
@@ -78,11 +83,15 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
                     contract(c),
                     Offer {
                         allow: vec![Principal::Anyone],
+                        limits: Default::default(),
                     },
                 )
             })
             .collect(),
-        requires: requires.iter().map(|c| (contract(c), Need {})).collect(),
+        requires: requires
+            .iter()
+            .map(|c| (contract(c), Need::default()))
+            .collect(),
         data: (name == "store").then_some(DataSpec {
             schema: 1,
             size_max: 1,
@@ -276,7 +285,6 @@ impl World {
             leadership,
             ready: fake.ready,
             serving: vec![],
-            verdicts: vec![],
         };
         self.later(5, event);
     }
@@ -365,7 +373,16 @@ impl World {
                 }
             }
             Action::Say { attempt, message } => self.said(attempt, message),
-            Action::Publish { route, target, .. } => {
+            Action::CleanRoute { .. } => {}
+            Action::Publish {
+                route,
+                place,
+                target,
+                drained,
+            } => {
+                if drained == Some(target.attempt) {
+                    self.fail(&format!("{target:?} is a target and has drained"));
+                }
                 if target.state == RouteState::Serve
                     && !self.fakes.get(&target.attempt).is_some_and(|f| f.ready)
                 {
@@ -373,7 +390,7 @@ impl World {
                         "a route leads to {target:?}, which was never ready"
                     ));
                 }
-                self.routes.insert(route, target);
+                self.routes.insert((route, place), target);
             }
             Action::OpenEdge { edge, .. } => {
                 if !self.edges.insert(edge) {
@@ -404,9 +421,6 @@ impl World {
                 if let Err(reason) = answer {
                     self.fail(&format!("a client is refused: {reason}"));
                 }
-            }
-            Action::DropClient { reason, .. } => {
-                self.fail(&format!("a client is sent away: {reason}"));
             }
             Action::Note { .. } => {}
             Action::Exit => self.ended = true,
@@ -499,7 +513,8 @@ impl World {
             match self.random(100) {
                 0..2 => {
                     let name = ["store", "middle", "front"][self.random(3) as usize];
-                    let order = match self.random(10) {
+                    let order = match self.random(12) {
+                        10 | 11 => Order::Scale(1 + self.random(5) as u16),
                         0 | 1 => Order::Stop,
                         2..5 => Order::Start,
                         5 => Order::Restart,
@@ -556,7 +571,6 @@ impl World {
                         caller,
                         contract,
                         schema: SCHEMA,
-                        verdicts: vec![],
                     });
                 }
                 5 => {
@@ -589,17 +603,28 @@ impl World {
         }
         for service in self.core.services().values() {
             // A launch that fails is fatal until a person acts.
-            if matches!(service.place, Place::Fatal { .. }) {
-                continue;
-            }
-            if service.goal == Goal::Up && !service.is_ready() {
-                let blocked = matches!(&service.place, Place::Waiting { .. });
-                if !blocked {
+            for replica in &service.replicas {
+                let excused = matches!(replica.place, Place::Fatal { .. } | Place::Waiting { .. });
+                if service.goal == Goal::Up && !replica.is_ready() && !excused {
                     self.fail(&format!("{} does not come up", service.name));
                 }
+                if replica.processes().count() > 1 {
+                    self.fail(&format!("{} keeps old processes", service.name));
+                }
+                if replica
+                    .current()
+                    .is_some_and(|process| process.version != service.active)
+                {
+                    self.fail(&format!("{} runs another release", service.name));
+                }
             }
-            if service.processes().count() > 1 {
-                self.fail(&format!("{} keeps old processes", service.name));
+            if service.replicas.len() != usize::from(service.wanted()) {
+                self.fail(&format!(
+                    "{} has {} instances, {} are wanted",
+                    service.name,
+                    service.replicas.len(),
+                    service.wanted()
+                ));
             }
         }
         let store: ServiceName = "store".parse().unwrap();
