@@ -1,233 +1,285 @@
-//! The cases: bare iceoryx2 and Insula's typed client, spinning and parked; and the list of all.
+//! What is measured: every sensible combination of peer, way of waiting, cores and payload.
 
-#![expect(
-    unsafe_code,
-    reason = "iceoryx2's loans are filled before they are assumed to be initialised"
-)]
+use std::fmt;
+use std::time::Duration;
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use insula_benches::contracts::burst::IN_FLIGHT;
 
-use iceoryx2::node::{Node, NodeBuilder};
-use insula_benches::{Body, Echo, EchoClient, EchoDispatch, Echoing};
-use insula_contract::id::{Attempt, EdgeId};
-use insula_contract::line::ServedEdge;
-use insula_contract::route::RouteState;
-use insula_ipc::client::Edge;
-use insula_ipc::contract::Contract;
-use insula_ipc::raw::{FileService, Line, config};
-use insula_ipc::server::{NoJournal, Server as CallServer};
-use insula_ipc::testing::{Host, inheritable, inherited};
-
-use crate::{Placement, Server, peers, ready};
-
-/// What is measured.
+/// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Case {
+pub(crate) enum Peer {
+    Insula,
     Raw,
-    Spinning,
-    Parked,
+    RawEvents,
     Futex,
     Unix,
+    Seqpacket,
+    Pipe,
+    Zmq,
+    Tonic,
 }
 
-impl Case {
-    /// The cases where they make sense: two that spin need a core each.
-    pub(crate) const ALL: [(Self, Placement); 8] = [
-        (Self::Raw, Placement::TwoCores),
-        (Self::Spinning, Placement::TwoCores),
-        (Self::Futex, Placement::OneCore),
-        (Self::Parked, Placement::OneCore),
-        (Self::Unix, Placement::OneCore),
-        (Self::Futex, Placement::TwoCores),
-        (Self::Parked, Placement::TwoCores),
-        (Self::Unix, Placement::TwoCores),
+impl Peer {
+    const ALL: [Self; 9] = [
+        Self::Insula,
+        Self::Raw,
+        Self::RawEvents,
+        Self::Futex,
+        Self::Unix,
+        Self::Seqpacket,
+        Self::Pipe,
+        Self::Zmq,
+        Self::Tonic,
     ];
 
-    pub(crate) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
+            Self::Insula => "insula",
             Self::Raw => "raw",
-            Self::Spinning => "spinning",
-            Self::Parked => "parked",
+            Self::RawEvents => "raw-events",
             Self::Futex => "futex",
             Self::Unix => "unix",
+            Self::Seqpacket => "seqpacket",
+            Self::Pipe => "pipe",
+            Self::Zmq => "zmq",
+            Self::Tonic => "tonic",
         }
-    }
-
-    pub(crate) fn by_name(name: &str) -> Self {
-        Self::ALL
-            .into_iter()
-            .map(|(case, _)| case)
-            .find(|case| case.name() == name)
-            .expect("the name of a case")
     }
 
     /// What a person calls it.
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::Raw => "raw iceoryx2 request-response, spinning",
-            Self::Spinning => "Insula's typed client, spinning",
-            Self::Parked => "Insula's typed client, parked",
-            Self::Futex => "bare futex",
+            Self::Insula => "**Insula's typed client**",
+            Self::Raw => "raw iceoryx2",
+            Self::RawEvents => "raw iceoryx2 with its events",
+            Self::Futex => "bare futex, no payload",
             Self::Unix => "Unix stream socket",
+            Self::Seqpacket => "Unix seqpacket socket",
+            Self::Pipe => "two pipes",
+            Self::Zmq => "ZeroMQ `ipc://`",
+            Self::Tonic => "gRPC (tonic), Unix socket",
         }
     }
+}
 
-    /// Round trips of one round, the first tenth of which only warms up.
-    pub(crate) fn round_trips(self, placement: Placement) -> usize {
-        match (self, placement) {
-            (Self::Raw | Self::Spinning, _) => 200_000,
-            (Self::Parked | Self::Futex | Self::Unix, Placement::OneCore) => 40_000,
-            (Self::Parked | Self::Futex | Self::Unix, Placement::TwoCores) => 20_000,
-        }
-    }
+/// What an end does while there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Looks again for ever.
+    Spinning,
+    /// Looks again for 20 us, then sleeps.
+    Hybrid,
+    /// Sleeps at once.
+    Parked,
+}
 
-    /// Measures `count` round trips with a server on `core`, each in nanoseconds.
-    pub(crate) fn measure(self, core: usize, count: usize) -> Vec<u64> {
-        let samples = match self {
-            Self::Raw => raw(core, count),
-            Self::Spinning => call(self, Duration::MAX, core, count),
-            Self::Parked => call(self, Duration::ZERO, core, count),
-            Self::Futex => peers::futex(core, count),
-            Self::Unix => peers::unix(core, count),
-        };
-        samples[count / 10..].to_vec()
-    }
+impl Waiting {
+    const ALL: [Self; 3] = [Self::Spinning, Self::Hybrid, Self::Parked];
 
-    /// Serves until the client's process ends.
-    pub(crate) fn serve(self, words: &[&str]) {
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Raw => serve_raw(words),
-            Self::Spinning => serve_calls(words, Duration::MAX),
-            Self::Parked => serve_calls(words, Duration::ZERO),
-            Self::Futex => peers::serve_futex(words),
-            Self::Unix => peers::serve_unix(words),
+            Self::Spinning => "spinning",
+            Self::Hybrid => "hybrid",
+            Self::Parked => "parked",
+        }
+    }
+
+    /// How long Insula's ends spin.
+    pub(crate) fn spin(self) -> Duration {
+        match self {
+            Self::Spinning => Duration::MAX,
+            Self::Hybrid => Duration::from_micros(20),
+            Self::Parked => Duration::ZERO,
         }
     }
 }
 
-const PROVIDER: Attempt = Attempt(1);
-const CONSUMER: Attempt = Attempt(2);
-
-/// Calls through the public client: encode, route, send, wait, decode.
-fn call(case: Case, spin: Duration, core: usize, count: usize) -> Vec<u64> {
-    let host = Host::new("bench");
-    host.open_pair(PROVIDER, CONSUMER);
-    let page = host.page();
-    let served = host.served::<Echo>(CONSUMER);
-    let words = [inheritable(&page).to_string(), served.parent];
-    let _server = Server::start(case, core, &words);
-    host.publish(RouteState::Serve, PROVIDER, 0, None);
-    let edge = Edge::new(
-        host.used::<Echo>(CONSUMER),
-        host.routes(),
-        host.page(),
-        spin,
-    )
-    .expect("the edge");
-    let client = EchoClient::connect(&edge).expect("a connection");
-    let bytes = [7_u8; 64];
-    let request = Body { bytes: &bytes };
-    let samples = (0..count)
-        .map(|_| {
-            let begin = Instant::now();
-            let response = client.echo(&request).expect("an answer");
-            black_box(response.get().expect("a body").bytes[63]);
-            begin.elapsed().as_nanos() as u64
-        })
-        .collect();
-    assert_eq!(client.connection().rescues(), 0, "a wake-up was lost");
-    samples
+/// How the calls follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    /// Each waits for the answer to the one before.
+    Serial,
+    /// The same, with the time for filling and reading payloads measured and left out.
+    Parts,
+    /// [`BURST`] are outstanding at any time.
+    Burst,
 }
 
-fn serve_calls(words: &[&str], spin: Duration) {
-    let page = inherited(words[0].parse().expect("a descriptor's number"));
-    let edge = ServedEdge {
-        edge: EdgeId(1),
-        contract: Echo::id(),
-        parent: words[1].to_owned(),
-        consumer_name: "bench".to_owned(),
-        consumer: CONSUMER,
-        limits: Default::default(),
-    };
-    let mut server = CallServer::new(PROVIDER, 0, spin, EchoDispatch(Echoing), NoJournal);
-    server.serve(edge, page).expect("serving the edge");
-    ready();
-    loop {
-        if !server.turn() {
-            server.park();
+impl Pattern {
+    const ALL: [Self; 3] = [Self::Serial, Self::Parts, Self::Burst];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Serial => "serial",
+            Self::Parts => "parts",
+            Self::Burst => "burst",
         }
     }
 }
 
-fn node(directory: &str) -> Node<FileService> {
-    NodeBuilder::new()
-        .config(&config(directory).expect("a path that iceoryx2 takes"))
-        .create()
-        .expect("a node")
+/// Calls outstanding at any time in [`Pattern::Burst`].
+pub(crate) const BURST: usize = IN_FLIGHT;
+
+/// Where client and server run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placement {
+    OneCore,
+    TwoCores,
 }
 
-/// Calls through iceoryx2 alone, over the same service type in the same place.
-fn raw(core: usize, count: usize) -> Vec<u64> {
-    let host = Host::new("bench");
-    host.open_pair(PROVIDER, CONSUMER);
-    let directory = host.pair(PROVIDER, CONSUMER);
-    let directory = directory.to_str().expect("a path of ours is UTF-8");
-    let _server = Server::start(Case::Raw, core, &[directory.to_owned()]);
-    let node = node(directory);
-    let service = node
-        .service_builder(&"raw".try_into().expect("a service's name"))
-        .request_response::<[Line], [Line]>()
-        .open()
-        .expect("the service");
-    let client = service
-        .client_builder()
-        .initial_max_slice_len(1)
-        .create()
-        .expect("a client");
-    (0..count)
-        .map(|_| {
-            let begin = Instant::now();
-            let mut request = client.loan_slice_uninit(1).expect("a chunk");
-            request.payload_mut()[0].write(Line([7; 64]));
-            // SAFETY: the slice has one element, which was written.
-            let request = unsafe { request.assume_init() };
-            let pending = request.send().expect("sending");
-            loop {
-                if let Some(response) = pending.receive().expect("receiving") {
-                    black_box(response.payload()[0].0[63]);
-                    break;
-                }
-                std::hint::spin_loop();
+impl Placement {
+    pub(crate) const ALL: [Self; 2] = [Self::OneCore, Self::TwoCores];
+
+    pub(crate) fn cores(self) -> usize {
+        match self {
+            Self::OneCore => 1,
+            Self::TwoCores => 2,
+        }
+    }
+}
+
+/// One thing to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub(crate) peer: Peer,
+    pub(crate) waiting: Waiting,
+    pub(crate) placement: Placement,
+    pub(crate) pattern: Pattern,
+    /// Payload of a request, and of its answer, in bytes.
+    pub(crate) size: usize,
+}
+
+/// The payloads.
+pub(crate) const SIZES: [usize; 6] = [64, 1 << 10, 16 << 10, 256 << 10, 1 << 20, 4 << 20];
+
+impl Case {
+    pub(crate) fn new(
+        peer: Peer,
+        waiting: Waiting,
+        placement: Placement,
+        pattern: Pattern,
+        size: usize,
+    ) -> Self {
+        Self {
+            peer,
+            waiting,
+            placement,
+            pattern,
+            size,
+        }
+    }
+
+    /// The word by which its server knows what to be.
+    pub(crate) fn role(self) -> String {
+        self.to_string()
+    }
+
+    /// Reads [`Case::role`].
+    pub(crate) fn from_role(role: &str) -> Self {
+        let mut words = role.split(' ');
+        let mut word = || words.next().expect("five words of a role");
+        let (peer, waiting, cores, pattern, size) = (word(), word(), word(), word(), word());
+        fn find<T: Copy, const N: usize>(
+            all: [T; N],
+            name: impl Fn(T) -> &'static str,
+            word: &str,
+        ) -> T {
+            let found = all.into_iter().find(|one| name(*one) == word);
+            found.unwrap_or_else(|| panic!("unknown in a role: {word}"))
+        }
+        Self {
+            peer: find(Peer::ALL, Peer::name, peer),
+            waiting: find(Waiting::ALL, Waiting::name, waiting),
+            placement: match cores {
+                "1-core" => Placement::OneCore,
+                _ => Placement::TwoCores,
+            },
+            pattern: find(Pattern::ALL, Pattern::name, pattern),
+            size: size.trim_end_matches('B').parse().expect("a size"),
+        }
+    }
+
+    /// All of them, in the order of their turns: what is compared stands together.
+    pub(crate) fn all() -> Vec<Self> {
+        use Pattern::{Burst, Parts, Serial};
+        use Peer::{Futex, Insula, Pipe, Raw, RawEvents, Seqpacket, Tonic, Unix, Zmq};
+        use Placement::{OneCore, TwoCores};
+        use Waiting::{Hybrid, Parked, Spinning};
+        let mut all = Vec::new();
+        let mut add = |placement, pattern, size, cases: &[(Peer, Waiting)]| {
+            for &(peer, waiting) in cases {
+                all.push(Self::new(peer, waiting, placement, pattern, size));
             }
-            begin.elapsed().as_nanos() as u64
-        })
-        .collect()
+        };
+        let sleepers = [
+            (Insula, Parked),
+            (Unix, Parked),
+            (Seqpacket, Parked),
+            (Pipe, Parked),
+            (Zmq, Parked),
+            (Tonic, Parked),
+        ];
+        let spinners = [(Raw, Spinning), (Insula, Spinning)];
+        // Two ends that spin on one core only wait for the scheduler.
+        add(TwoCores, Serial, 64, &spinners);
+        add(TwoCores, Serial, 64, &[(Unix, Spinning), (Insula, Hybrid)]);
+        for placement in [TwoCores, OneCore] {
+            add(
+                placement,
+                Serial,
+                64,
+                &[(Futex, Parked), (RawEvents, Parked)],
+            );
+            add(placement, Serial, 64, &sleepers);
+        }
+        add(OneCore, Serial, 64, &[(Insula, Hybrid)]);
+        for size in &SIZES[1..] {
+            add(TwoCores, Serial, *size, &spinners);
+            for placement in [TwoCores, OneCore] {
+                add(placement, Serial, *size, &sleepers);
+            }
+        }
+        for size in SIZES {
+            add(TwoCores, Parts, size, &spinners);
+            add(OneCore, Parts, size, &[(Insula, Parked)]);
+        }
+        let bursts = [
+            (Insula, Parked),
+            (Unix, Parked),
+            (Zmq, Parked),
+            (Tonic, Parked),
+        ];
+        add(TwoCores, Burst, 64, &spinners);
+        for placement in [TwoCores, OneCore] {
+            add(placement, Burst, 64, &bursts);
+        }
+        all
+    }
 }
 
-fn serve_raw(words: &[&str]) {
-    let node = node(words[0]);
-    let service = node
-        .service_builder(&"raw".try_into().expect("a service's name"))
-        .request_response::<[Line], [Line]>()
-        .max_servers(1)
-        .create()
-        .expect("the service");
-    let server = service
-        .server_builder()
-        .initial_max_slice_len(1)
-        .create()
-        .expect("a server");
-    ready();
-    loop {
-        if let Some(request) = server.receive().expect("receiving") {
-            let mut response = request.loan_slice_uninit(1).expect("a chunk");
-            response.payload_mut()[0].write(request.payload()[0]);
-            // SAFETY: the slice has one element, which was written.
-            let response = unsafe { response.assume_init() };
-            // The client may be on its way out.
-            let _ = response.send();
-        }
-        std::hint::spin_loop();
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            peer,
+            waiting,
+            placement,
+            pattern,
+            size,
+        } = self;
+        let (peer, waiting, pattern) = (peer.name(), waiting.name(), pattern.name());
+        write!(
+            f,
+            "{peer} {waiting} {}-core {pattern} {size}B",
+            placement.cores()
+        )
+    }
+}
+
+/// A payload's size as a person writes it.
+pub(crate) fn size_text(size: usize) -> String {
+    match size {
+        0x10_0000.. => format!("{} MiB", size >> 20),
+        0x400.. => format!("{} KiB", size >> 10),
+        _ => format!("{size} B"),
     }
 }

@@ -1,136 +1,139 @@
-//! Percentiles and ratios, as Markdown.
+//! What was measured, round by round: medians, spreads and ratios.
 
-use crate::Placement;
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
 use crate::cases::Case;
+use crate::meter::{Measured, Outcome};
 
-/// What was measured, round by round.
+/// One case's rounds.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) case: Case,
+    rounds: Vec<Measured>,
+    /// System calls of a call, of both processes.
+    pub(crate) system_calls: Option<f64>,
+}
+
+/// One figure of a round.
+pub(crate) type Figure = fn(&Measured) -> f64;
+
+/// All rows.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     rows: Vec<Row>,
+    /// What could not be measured, and why.
+    pub(crate) skipped: BTreeSet<String>,
 }
 
-#[derive(Debug)]
-struct Row {
-    case: Case,
-    placement: Placement,
-    /// Sorted nanoseconds of each round.
-    rounds: Vec<Vec<u64>>,
-}
-
-fn percentile(sorted: &[u64], percent: usize) -> u64 {
-    sorted[(sorted.len() - 1) * percent / 100]
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 impl Row {
-    fn medians(&self) -> Vec<f64> {
-        let median = |round: &Vec<u64>| percentile(round, 50) as f64;
-        self.rounds.iter().map(median).collect()
+    /// The median of the rounds.
+    pub(crate) fn median(&self, figure: Figure) -> f64 {
+        median(self.rounds.iter().map(figure).collect())
+    }
+
+    /// The least and the greatest of the rounds.
+    pub(crate) fn spread(&self, figure: Figure) -> (f64, f64) {
+        let values = self.rounds.iter().map(figure);
+        values.fold((f64::INFINITY, 0.0), |(least, most), value| {
+            (least.min(value), most.max(value))
+        })
     }
 }
 
 impl Figures {
-    /// Adds the samples of one round, in nanoseconds.
-    pub(crate) fn add(&mut self, case: Case, placement: Placement, mut samples: Vec<u64>) {
-        samples.sort_unstable();
-        let known = |row: &&mut Row| row.case == case && row.placement == placement;
-        match self.rows.iter_mut().find(known) {
-            Some(row) => row.rounds.push(samples),
-            None => self.rows.push(Row {
-                case,
-                placement,
-                rounds: vec![samples],
-            }),
+    fn row_mut(&mut self, case: Case) -> &mut Row {
+        let index = match self.rows.iter().position(|row| row.case == case) {
+            Some(index) => index,
+            None => {
+                self.rows.push(Row {
+                    case,
+                    rounds: Vec::new(),
+                    system_calls: None,
+                });
+                self.rows.len() - 1
+            }
+        };
+        &mut self.rows[index]
+    }
+
+    /// Adds what one run of a case gave.
+    pub(crate) fn add(&mut self, case: Case, outcome: Outcome) {
+        match outcome {
+            Outcome::Timed(measured) => self.row_mut(case).rounds.push(measured),
+            Outcome::Counted(Ok(system_calls)) => {
+                self.row_mut(case).system_calls = Some(system_calls);
+            }
+            Outcome::Counted(Err(error)) => {
+                let reason = format!("SKIPPED (perf events: {error}): counting system calls");
+                self.skipped.insert(reason);
+            }
         }
     }
 
-    fn row(&self, case: Case, placement: Placement) -> Option<&Row> {
-        let known = |row: &&Row| row.case == case && row.placement == placement;
-        self.rows.iter().find(known)
+    /// Notes that a case could not be run.
+    pub(crate) fn skip(&mut self, case: Case, reason: String) {
+        let name = case.peer.title().trim_matches('*');
+        self.skipped.insert(format!("SKIPPED ({reason}): {name}"));
     }
 
-    /// The median of the rounds' ratios of medians to the sum of the peers' medians.
-    fn ratio(&self, row: &Row, peers: &[(Case, Placement)]) -> Option<f64> {
-        let peers: Vec<Vec<f64>> = peers
+    /// The rows that were timed.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| !row.rounds.is_empty())
+    }
+
+    /// The row of a case.
+    pub(crate) fn row(&self, case: Case) -> Option<&Row> {
+        self.rows().find(|row| row.case == case)
+    }
+
+    /// The median of the rounds' ratios of a figure of `case` to the sum of those of `peers`.
+    pub(crate) fn ratio(&self, figure: Figure, case: Case, peers: &[Case]) -> Option<f64> {
+        let own = self.row(case)?;
+        let peers: Vec<&Row> = peers
             .iter()
-            .map(|(case, placement)| Some(self.row(*case, *placement)?.medians()))
+            .map(|peer| self.row(*peer))
             .collect::<Option<_>>()?;
-        let mut ratios: Vec<f64> = row
-            .medians()
-            .iter()
-            .enumerate()
-            .map(|(round, own)| own / peers.iter().map(|peer| peer[round]).sum::<f64>())
+        let ratio = |(round, measured): (usize, &Measured)| {
+            let whole: f64 = peers
+                .iter()
+                .map(|peer| peer.rounds.get(round).map_or(f64::NAN, figure))
+                .sum();
+            figure(measured) / whole
+        };
+        Some(median(own.rounds.iter().enumerate().map(ratio).collect()))
+    }
+
+    /// Every figure of every case; times in nanoseconds, processors' time in microseconds for a
+    /// thousand calls.
+    pub(crate) fn to_json(&self) -> String {
+        let rows: Vec<_> = self
+            .rows()
+            .map(|row| {
+                let (least, most) = row.spread(|m| m.p50);
+                json!({
+                    "case": row.case.to_string(),
+                    "rounds": row.rounds.len(),
+                    "p50_ns": row.median(|m| m.p50),
+                    "p50_ns_least": least,
+                    "p50_ns_most": most,
+                    "p90_ns": row.median(|m| m.p90),
+                    "p99_ns": row.median(|m| m.p99),
+                    "calls_per_s": row.median(|m| m.rate),
+                    "cpu_us_per_1000": row.median(|m| m.cpu_us),
+                    "system_calls_per_call": row.system_calls,
+                    "fill_ns": row.median(|m| m.fill_ns),
+                    "read_ns": row.median(|m| m.read_ns),
+                })
+            })
             .collect();
-        ratios.sort_unstable_by(f64::total_cmp);
-        Some(ratios[ratios.len() / 2])
-    }
-
-    /// Prints the tables.
-    pub(crate) fn print(&self) {
-        println!("| round trip of 64 B | cores | p50 | p90 | p99 | p50 of the rounds |");
-        println!("|---|---|---|---|---|---|");
-        for row in &self.rows {
-            let mut all = row.rounds.concat();
-            all.sort_unstable();
-            let mut medians = row.medians();
-            medians.sort_unstable_by(f64::total_cmp);
-            println!(
-                "| {} | {} | {} ns | {} ns | {} ns | {:.0}-{:.0} ns |",
-                row.case.title(),
-                match row.placement {
-                    Placement::OneCore => 1,
-                    Placement::TwoCores => 2,
-                },
-                percentile(&all, 50),
-                percentile(&all, 90),
-                percentile(&all, 99),
-                medians[0],
-                medians[medians.len() - 1],
-            );
-        }
-        println!("\n| claim | measured | to reach |\n|---|---|---|");
-        self.claim(
-            "spinning, against raw iceoryx2",
-            (Case::Spinning, Placement::TwoCores),
-            &[(Case::Raw, Placement::TwoCores)],
-            "at most 1.25",
-        );
-        for (cores, placement) in [
-            ("one core", Placement::OneCore),
-            ("two cores", Placement::TwoCores),
-        ] {
-            self.claim(
-                &format!("parked on {cores}, against futex plus spinning"),
-                (Case::Parked, placement),
-                &[
-                    (Case::Futex, placement),
-                    (Case::Spinning, Placement::TwoCores),
-                ],
-                "at most 1.15",
-            );
-            self.claim(
-                &format!("parked on {cores}, against a Unix stream socket"),
-                (Case::Parked, placement),
-                &[(Case::Unix, placement)],
-                match placement {
-                    Placement::OneCore => "well below 1",
-                    Placement::TwoCores => "at most 1",
-                },
-            );
-        }
-    }
-
-    fn claim(
-        &self,
-        claim: &str,
-        (case, placement): (Case, Placement),
-        peers: &[(Case, Placement)],
-        reach: &str,
-    ) {
-        if let Some(ratio) = self
-            .row(case, placement)
-            .and_then(|row| self.ratio(row, peers))
-        {
-            println!("| {claim} | {ratio:.2} | {reach} |");
-        }
+        let skipped: Vec<_> = self.skipped.iter().collect();
+        format!("{:#}\n", json!({ "cases": rows, "skipped": skipped }))
     }
 }

@@ -1,130 +1,133 @@
-//! Round trips of 64 bytes between two processes, beside those of bare peers in the same run.
+//! Calls between two processes, beside those of every peer in the same run.
 //!
-//! Timed, one by one: from before the client writes its request until it has read the answer's
-//! bytes. The two processes are pinned, to one core or to two. Cases take turns in rounds, so that
-//! what else the host does hits all of them; each figure is over all rounds, each ratio the median
-//! of the rounds' ratios.
+//! Timed, one by one: from before the client writes its request until it has read every byte of
+//! the answer; the server reads every byte of the request and gives the same bytes back. The two
+//! processes are pinned, to one core or to two. Cases take turns in rounds, so that what else the
+//! host does hits all of them; each figure is the median over the rounds, each ratio the median of
+//! the rounds' ratios.
+//!
+//! Processors' time is user and system time of both processes, spinning counted. System calls are
+//! counted by the kernel's tracepoint in a run of their own, in which nothing is timed.
 
 mod cases;
 mod figures;
+mod meter;
 mod peers;
+mod tables;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use insula_benches::process::{Role, cores, pin};
 
-use cases::Case;
+use cases::{Case, Placement};
 use figures::Figures;
+use meter::{Meter, Outcome, Purpose};
 
-/// Says to a started process that it is the server of which case.
-const ROLE: &str = "INSULA_BENCH_ROLE";
-/// Further words for the server.
-const WORDS: &str = "INSULA_BENCH_WORDS";
-/// The server's core.
-const CORE: &str = "INSULA_BENCH_CORE";
+const USAGE: &str = "\
+usage: cargo bench -p insula-benches --bench rpc [--features peers] -- [OPTION]...
+  --quick        one short round
+  --only WORDS   only cases whose names contain all of WORDS (`insula parked`); repeatable
+  --all          print every case with every figure, too
+  --list         print the names of the cases
+  --json FILE    write every figure of every case";
 
-/// Where client and server run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Placement {
-    OneCore,
-    TwoCores,
+/// What the command line asks for.
+#[derive(Debug, Default)]
+struct Arguments {
+    quick: bool,
+    all: bool,
+    list: bool,
+    only: Vec<String>,
+    json: Option<PathBuf>,
 }
 
-/// A server's process; it ends when this is dropped.
-struct Server {
-    child: Child,
-    /// Its closing tells the server to end.
-    stdin: Option<ChildStdin>,
-}
+impl Arguments {
+    fn parse() -> Result<Self, String> {
+        let mut parsed = Self::default();
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or(format!("{word} needs a value"));
+            match word.as_str() {
+                "--quick" => parsed.quick = true,
+                "--all" => parsed.all = true,
+                "--list" => parsed.list = true,
+                "--only" => parsed.only.push(value()?),
+                "--json" => parsed.json = Some(value()?.into()),
+                // Cargo's own.
+                "--bench" => {}
+                other => return Err(format!("unknown option {other}")),
+            }
+        }
+        Ok(parsed)
+    }
 
-impl Server {
-    /// Starts this program again as the server of `case` and waits until it is ready.
-    fn start(case: Case, core: usize, words: &[String]) -> Self {
-        let program = std::env::current_exe().expect("the path of this program");
-        let mut child = Command::new(program)
-            .env(ROLE, case.name())
-            .env(WORDS, words.join(" "))
-            .env(CORE, core.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a server's process");
-        let stdin = child.stdin.take();
-        let output = child.stdout.take().expect("the output is piped");
-        let mut line = String::new();
-        BufReader::new(output)
-            .read_line(&mut line)
-            .expect("the server's word");
-        assert_eq!(line, "ready\n", "the server of {} failed", case.name());
-        Self { child, stdin }
+    fn wants(&self, case: Case) -> bool {
+        let name = case.to_string();
+        let in_name = |words: &String| words.split(' ').all(|word| name.contains(word));
+        self.only.is_empty() || self.only.iter().any(in_name)
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// Tells the client that the server is ready, and lets this process end with the client.
-fn ready() {
-    std::thread::spawn(|| {
-        let mut line = String::new();
-        let _ = std::io::stdin().read_line(&mut line);
-        std::process::exit(0);
-    });
-    println!("ready");
-}
-
-fn pin(core: usize) {
-    let mut set = CpuSet::new();
-    set.set(core).expect("a core's number");
-    sched_setaffinity(Pid::from_raw(0), &set).expect("pinning to a core");
-}
-
-/// The cores that this process may use.
-fn cores() -> Vec<usize> {
-    let set = sched_getaffinity(Pid::from_raw(0)).expect("the affinity");
-    (0..CpuSet::count())
-        .filter(|core| set.is_set(*core).unwrap_or(false))
-        .collect()
-}
-
-fn serve(role: &str) -> ExitCode {
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    pin(variable(CORE).parse().expect("a core's number"));
-    let words = variable(WORDS);
-    let words: Vec<&str> = words.split(' ').collect();
-    Case::by_name(role).serve(&words);
-    ExitCode::SUCCESS
+fn run(case: Case, cores: &[usize], purpose: Purpose) -> Result<Outcome, String> {
+    let server_core = match (case.placement, cores) {
+        (Placement::OneCore, [core, ..]) | (Placement::TwoCores, [_, core, ..]) => *core,
+        _ => return Err("needs two cores".to_owned()),
+    };
+    pin(cores[0]);
+    let mut client = peers::connect(case, server_core)?;
+    let mut meter = Meter::new(purpose, client.server().pid());
+    let payload: Vec<u8> = (0..case.size).map(|index| index as u8).collect();
+    client.run(&payload, &mut meter);
+    Ok(meter.outcome())
 }
 
 fn main() -> ExitCode {
-    if let Ok(role) = std::env::var(ROLE) {
-        return serve(&role);
+    if let Some(role) = Role::of_this_process() {
+        peers::serve(Case::from_role(&role.name), &role);
+        return ExitCode::SUCCESS;
     }
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let (rounds, part) = if quick { (1, 20) } else { (7, 1) };
+    let arguments = match Arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("error: {error}\n{USAGE}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut cases: Vec<Case> = Case::all();
+    cases.retain(|case| arguments.wants(*case));
+    if arguments.list {
+        cases.iter().for_each(|case| println!("{case}"));
+        return ExitCode::SUCCESS;
+    }
+    let (rounds, time, calls) = match arguments.quick {
+        true => (1, Duration::from_millis(60), 200),
+        false => (7, Duration::from_millis(250), 2000),
+    };
     let cores = cores();
     let mut figures = Figures::default();
-    for round in 0..rounds {
-        eprintln!("round {} of {rounds}", round + 1);
-        for (case, placement) in Case::ALL {
-            let server_core = match (placement, &cores[..]) {
-                (Placement::OneCore, [core, ..]) | (Placement::TwoCores, [_, core, ..]) => *core,
-                _ => continue,
-            };
-            pin(cores[0]);
-            let samples = case.measure(server_core, case.round_trips(placement) / part);
-            figures.add(case, placement, samples);
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        for case in &cases {
+            match run(*case, &cores, Purpose::Time(time)) {
+                Ok(outcome) => figures.add(*case, outcome),
+                Err(reason) => figures.skip(*case, reason),
+            }
         }
     }
-    if cores.len() < 2 {
-        println!("SKIPPED (needs two cores): round trips between two cores");
+    eprintln!("counting system calls");
+    for case in &cases {
+        if let Ok(outcome) = run(*case, &cores, Purpose::Count(calls)) {
+            figures.add(*case, outcome);
+        }
     }
-    figures.print();
+    tables::print(&figures, arguments.all);
+    if let Some(path) = arguments.json
+        && let Err(error) = std::fs::write(&path, figures.to_json())
+    {
+        eprintln!("error: cannot write {}: {error}", path.display());
+        return ExitCode::FAILURE;
+    }
     ExitCode::SUCCESS
 }

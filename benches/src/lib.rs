@@ -1,6 +1,11 @@
-//! What the benches call: a contract whose one method gives back what it gets.
+//! What the benches share: the contracts that they call, the second process, and meters.
 //!
 //! Each bench is a program of its own with its claim and its peers; README.md has the table.
+
+pub mod contracts;
+pub mod edge;
+pub mod process;
+pub mod system_calls;
 
 use insula_ipc::server::{Answer, CallContext, Reply};
 use insula_ipc::{Message, contract};
