@@ -309,6 +309,7 @@ impl ServerEnd {
 }
 
 /// A request that was received.
+#[derive(Debug)]
 pub(crate) struct Taken {
     active: Active,
 }
@@ -318,6 +319,11 @@ impl Taken {
     #[inline]
     pub(crate) fn header(&self) -> RequestHeader {
         *self.active.user_header()
+    }
+
+    /// Whether its client still waits for the answer.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.active.is_connected()
     }
 
     /// Its bytes; `None` where its header lies about their length.

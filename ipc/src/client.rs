@@ -61,6 +61,12 @@ pub enum CallError<E: Debug> {
     /// been executed, entirely or in part.
     #[error("the provider died with the request, which may have been executed")]
     OutcomeUnknown,
+    /// The provider has more to do than it can, and the request waited too long. Not executed.
+    #[error("the provider is overloaded")]
+    Overloaded,
+    /// This edge has sent more than its provider takes from it. Not executed.
+    #[error("more requests than this edge may send")]
+    QuotaExceeded,
     /// The request is longer than its contract says. Not sent.
     #[error("request does not fit into {max} bytes")]
     TooLarge {
@@ -111,6 +117,8 @@ impl<E: Debug> From<Failure> for CallError<E> {
             Failure::DeadlineExceeded => Self::DeadlineExceeded,
             Failure::Unavailable => Self::Unavailable,
             Failure::OutcomeUnknown => Self::OutcomeUnknown,
+            Failure::Overloaded => Self::Overloaded,
+            Failure::QuotaExceeded => Self::QuotaExceeded,
             Failure::TooLarge { max } => Self::TooLarge { max },
             Failure::TooManyInFlight { max } => Self::TooManyInFlight { max },
             Failure::Refused(refusal) => Self::Refused(refusal),
@@ -162,6 +170,7 @@ impl Connection {
         let spec = Spec {
             method: M::ID,
             safety: M::SAFETY,
+            begun_ns: now,
             deadline_ns,
             provider_until_ns,
             trace: options.trace,

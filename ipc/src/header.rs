@@ -26,8 +26,8 @@ pub(crate) struct RequestHeader {
     pub(crate) slot: u16,
     /// Length of the encoded request in bytes.
     pub(crate) length: u32,
-    /// 0.
-    pub(crate) reserved: u32,
+    /// When it was sent, as [`sent_at`] says.
+    pub(crate) sent: u32,
     /// The request's number on its connection, from 1.
     pub(crate) sequence: u64,
     /// Every request of the connection with a lower number has its answer or wants none.
@@ -38,6 +38,27 @@ pub(crate) struct RequestHeader {
     pub(crate) trace_id: [u8; 16],
     /// The calling span's id.
     pub(crate) span_id: [u8; 8],
+}
+
+/// A point in time of `CLOCK_MONOTONIC` in two microseconds, modulo 73 minutes; never 0, which
+/// says that it is not known.
+#[inline]
+pub(crate) fn sent_at(now_ns: u64) -> u32 {
+    (now_ns >> 10) as u32 | 1
+}
+
+impl RequestHeader {
+    /// How long the request has waited, in nanoseconds; 0 where that is not known or not over.
+    #[inline]
+    pub(crate) fn waited_ns(&self, now_ns: u64) -> u64 {
+        match self.sent {
+            0 => 0,
+            sent => {
+                let waited = sent_at(now_ns).wrapping_sub(sent).cast_signed();
+                u64::from(waited.max(0).cast_unsigned()) << 10
+            }
+        }
+    }
 }
 
 /// Before a response. Which request it answers is in iceoryx2's own header before this one.
@@ -74,10 +95,14 @@ pub(crate) enum Status {
     UnknownMethod,
     /// Executed, but the answer did not fit.
     AnswerTooLong,
+    /// Not executed: the server has more to do than it can, and the request waited too long.
+    Overloaded,
+    /// Not executed: the edge has sent more than it may.
+    QuotaExceeded,
 }
 
 impl Status {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Response,
         Self::Error,
         Self::Draining,
@@ -87,6 +112,8 @@ impl Status {
         Self::MalformedRequest,
         Self::UnknownMethod,
         Self::AnswerTooLong,
+        Self::Overloaded,
+        Self::QuotaExceeded,
     ];
 
     /// The number on the wire.
@@ -101,6 +128,8 @@ impl Status {
             Self::MalformedRequest => 7,
             Self::UnknownMethod => 8,
             Self::AnswerTooLong => 9,
+            Self::Overloaded => 10,
+            Self::QuotaExceeded => 11,
         }
     }
 
@@ -137,11 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_known_across_the_wrap_and_never_negative() {
+        let wrap = 1_u64 << 42;
+        for (sent, now, waited) in [
+            (5_000_000, 9_000_000, 4_000_000),
+            (wrap - 4_000_000, wrap + 6_000_000, 10_000_000),
+            (wrap + 4_000_000, wrap - 4_000_000, 0),
+        ] {
+            let header = RequestHeader {
+                sent: sent_at(sent),
+                ..RequestHeader::default()
+            };
+            assert!(
+                header.waited_ns(now).abs_diff(waited) <= 4096,
+                "{sent} {now}"
+            );
+        }
+        assert_eq!(RequestHeader::default().waited_ns(u64::MAX), 0);
+    }
+
+    #[test]
     fn a_status_reads_what_it_wrote_and_others_are_unknown() {
         for status in Status::ALL {
             assert_eq!(Status::from_wire(status.to_wire()), Some(status));
         }
-        for number in [0, 10, u16::MAX] {
+        for number in [0, 12, u16::MAX] {
             assert_eq!(Status::from_wire(number), None);
         }
     }

@@ -4,6 +4,7 @@
 //! a batch, in turns from all edges. Answers to `once` requests are held back until the journal
 //! has committed the whole batch; all others leave at once.
 
+mod admission;
 mod edges;
 mod reply;
 mod turn;
@@ -66,6 +67,8 @@ pub enum AnswerKind {
     Response,
     /// The contract's error.
     Error,
+    /// None: it was executed, and its answer did not fit its chunk. The body is empty.
+    TooLong,
 }
 
 /// A recorded answer.
@@ -106,6 +109,14 @@ pub trait Journal {
     fn abort(&mut self);
     /// Drops all answers to a consumer that is gone, in a transaction of its own.
     fn forget(&mut self, consumer: Attempt) -> Result<(), JournalError>;
+    /// Drops all answers to consumers other than these, in a transaction of its own.
+    ///
+    /// For those that died while nobody led. Keeps all unless implemented, which is safe and wastes
+    /// room.
+    fn retain(&mut self, consumers: &[Attempt]) -> Result<(), JournalError> {
+        let _ = consumers;
+        Ok(())
+    }
 }
 
 /// The journal of a service whose contract has no `once` method.
@@ -279,6 +290,10 @@ pub struct Server<D, J> {
     /// The edge at which the next turn begins.
     first: usize,
     held: Vec<Held>,
+    /// When a request was first found to have waited too long since the server was idle; 0 before.
+    late_since_ns: u64,
+    /// An edge could not be served, so that a consumer may live that is not among the edges.
+    missed_edge: bool,
     outlets: Option<Outlets>,
     control: Arc<AtomicU32>,
     /// The control word as the last park left it.
@@ -314,6 +329,8 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             edges: Vec::new(),
             first: 0,
             held: Vec::new(),
+            late_since_ns: 0,
+            missed_edge: false,
             outlets: dispatch.outlets().cloned(),
             control: Arc::new(AtomicU32::new(0)),
             control_seen: 0,
@@ -342,10 +359,13 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         {
             return Ok(());
         }
-        if self.edges.len() == EDGES_MAX {
-            return Err(ServeError::TooMany);
-        }
-        let open = OpenEdge::open(edge, page, self.attempt, self.slot, self.sizes)?;
+        let opened = if self.edges.len() == EDGES_MAX {
+            Err(ServeError::TooMany)
+        } else {
+            OpenEdge::open(edge, page, self.attempt, self.slot, self.sizes)
+        };
+        self.missed_edge |= opened.is_err();
+        let open = opened?;
         open.announce(self.attempt);
         self.edges.push(open);
         Ok(())
@@ -381,13 +401,25 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
 
     /// Says whether requests are executed (by a leader) or refused (by a follower).
     ///
-    /// Without effect on a server that drains.
+    /// Without effect on a server that drains. A follower that becomes the leader forgets what is
+    /// recorded for consumers that it does not serve: they died while nobody led. So the edges of
+    /// all living consumers are to be served before.
     pub fn lead(&mut self, lead: bool) {
+        let before = self.mode;
         self.mode = match self.mode {
             Mode::Draining => Mode::Draining,
             Mode::Leading | Mode::Following if lead => Mode::Leading,
             Mode::Leading | Mode::Following => Mode::Following,
         };
+        if D::Contract::NEEDS_JOURNAL
+            && (before, self.mode) == (Mode::Following, Mode::Leading)
+            && !self.missed_edge
+        {
+            let consumers: Vec<Attempt> = self.edges().map(|(_, consumer)| consumer).collect();
+            if let Err(error) = self.journal.retain(&consumers) {
+                tracing::warn!("cannot forget answers: {error}: {:?}", error.0);
+            }
+        }
     }
 
     /// Sleeps until a request arrives or its [`Waker`] is used.

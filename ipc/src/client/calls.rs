@@ -34,9 +34,8 @@ use insula_contract::route::RouteEntry;
 use super::edge::Edge;
 use super::{Refusal, TraceContext};
 use crate::channel::{self, NotSent, Sample, Sizes};
-use crate::clock;
 use crate::contract::Safety;
-use crate::header::{RequestHeader, VERSION};
+use crate::header::{RequestHeader, VERSION, sent_at};
 use crate::wake;
 use call::{Call, Stage};
 use peers::{Choice, Peers};
@@ -51,6 +50,8 @@ pub(super) enum Failure {
     DeadlineExceeded,
     Unavailable,
     OutcomeUnknown,
+    Overloaded,
+    QuotaExceeded,
     TooLarge { max: usize },
     TooManyInFlight { max: usize },
     Refused(Refusal),
@@ -62,6 +63,7 @@ pub(super) enum Failure {
 pub(super) struct Spec {
     pub(super) method: u16,
     pub(super) safety: Safety,
+    pub(super) begun_ns: u64,
     pub(super) deadline_ns: u64,
     pub(super) provider_until_ns: u64,
     pub(super) trace: TraceContext,
@@ -168,6 +170,7 @@ impl Calls {
             spec: Spec {
                 method: 0,
                 safety: Safety::AtMostOnce,
+                begun_ns: 0,
                 deadline_ns: 0,
                 provider_until_ns: 0,
                 trace: TraceContext::default(),
@@ -226,7 +229,7 @@ impl Calls {
             });
         };
         let sequence = state.next_sequence;
-        let header = self.header(state, &spec, sequence);
+        let header = self.header(state, &spec, sequence, spec.begun_ns);
         let too_large = Failure::TooLarge { max: request_max };
         let bounded = &|chunk: &mut [u8]| {
             let end = chunk.len().min(request_max);
@@ -234,7 +237,7 @@ impl Calls {
         };
         let choice = match state.peers.sole() {
             Some(place) => Choice::To(place),
-            None => state.peers.choose(spec.key, clock::now_ns),
+            None => state.peers.choose(spec.key, spec.begun_ns),
         };
         let stage = match choice {
             Choice::To(to) => match state.peers.send(to, header, bounded) {
@@ -245,7 +248,7 @@ impl Calls {
                 Err(NotSent::TooLong) => return Err(too_large),
                 Err(NotSent::NotNow) => {
                     let bytes = write_down(request_max, bounded).ok_or(too_large)?;
-                    let not_before_ns = clock::now_ns().saturating_add(PAUSE_FIRST_NS);
+                    let not_before_ns = spec.begun_ns.saturating_add(PAUSE_FIRST_NS);
                     Stage::Kept {
                         bytes,
                         not_before_ns,
@@ -271,7 +274,7 @@ impl Calls {
         Ok(index)
     }
 
-    fn header(&self, state: &State, spec: &Spec, sequence: u64) -> RequestHeader {
+    fn header(&self, state: &State, spec: &Spec, sequence: u64, now_ns: u64) -> RequestHeader {
         // A server that keeps answers drops those below this number. Looking through the calls is
         // worth it only where the answer is surely kept.
         let alone = state.free.len() == state.calls.len();
@@ -286,7 +289,7 @@ impl Calls {
             flags: 0,
             slot: self.place.slot,
             length: 0,
-            reserved: 0,
+            sent: sent_at(now_ns),
             sequence,
             forget_below,
             deadline_ns: spec.deadline_ns,

@@ -1,6 +1,7 @@
 //! One edge that is served: its channel, its page and whom to ring.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,10 +11,26 @@ use insula_contract::id::{Attempt, EdgeId};
 use insula_contract::line::ServedEdge;
 
 use super::ServeError;
+use super::admission::Admission;
 use crate::channel::{Loaned, ServerEnd, Sizes, Taken};
 use crate::memory::PageMap;
 use crate::stream::Seat;
 use crate::wake;
+
+/// Requests of an edge that may have only so many waiting.
+#[derive(Debug)]
+struct Waiting {
+    limit: usize,
+    queue: RefCell<VecDeque<Taken>>,
+}
+
+/// A request that was taken.
+pub(super) enum Next {
+    /// To be executed.
+    Request(Taken),
+    /// More than may wait.
+    Surplus(Taken),
+}
 
 /// An edge whose channel is open.
 #[derive(Debug)]
@@ -23,6 +40,9 @@ pub(super) struct OpenEdge {
     page: Arc<PageMap>,
     directory: String,
     slot: usize,
+    admission: Admission,
+    /// What waits here instead of in the channel, where their number is limited.
+    waiting: Option<Waiting>,
     /// Client slots that were answered and not yet rung, a bit each.
     answered: Cell<u32>,
     /// The last look failed; not to be repeated before the bell rings again.
@@ -46,7 +66,13 @@ impl OpenEdge {
         }
         let directory = format!("{}/{}", edge.parent, pair_directory(attempt, edge.consumer));
         let end = ServerEnd::create(&directory, sizes).map_err(ServeError::Channel)?;
+        let waiting = edge.limits.waiting.map(|limit| Waiting {
+            limit: limit as usize,
+            queue: RefCell::default(),
+        });
         Ok(Self {
+            admission: Admission::new(&edge.limits),
+            waiting,
             edge,
             end,
             page,
@@ -90,12 +116,44 @@ impl OpenEdge {
     /// Whether a request waits, as far as can be seen.
     #[inline]
     pub(super) fn has_requests(&self) -> bool {
-        !self.unreadable.get() && self.end.has_requests().unwrap_or(false)
+        let waits_here = self
+            .waiting
+            .as_ref()
+            .is_some_and(|waiting| !waiting.queue.borrow().is_empty());
+        waits_here || !self.unreadable.get() && self.end.has_requests().unwrap_or(false)
+    }
+
+    #[inline]
+    pub(super) fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The next request.
     #[inline]
-    pub(super) fn receive(&self) -> Option<Taken> {
+    pub(super) fn receive(&self) -> Option<Next> {
+        match &self.waiting {
+            None => self.take().map(Next::Request),
+            Some(waiting) => self.receive_limited(waiting),
+        }
+    }
+
+    /// Takes all that wait in the channel, so that their number is known: between two requests
+    /// nothing was answered, so all of them wait at once.
+    fn receive_limited(&self, waiting: &Waiting) -> Option<Next> {
+        let mut queue = waiting.queue.borrow_mut();
+        // Whose client gave them up waits no more.
+        queue.retain(Taken::is_wanted);
+        while let Some(taken) = self.take() {
+            if queue.len() >= waiting.limit {
+                return Some(Next::Surplus(taken));
+            }
+            queue.push_back(taken);
+        }
+        queue.pop_front().map(Next::Request)
+    }
+
+    #[inline]
+    fn take(&self) -> Option<Taken> {
         match self.end.receive() {
             Ok(taken) => {
                 self.unreadable.set(false);
@@ -121,6 +179,12 @@ impl OpenEdge {
     pub(super) fn note(&self, slot: u8) {
         self.answered
             .set(self.answered.get() | 1 << (slot as usize % CLIENT_SLOTS));
+    }
+
+    /// Whether a client is to be rung.
+    #[inline]
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.get() != 0
     }
 
     /// Rings every client slot that was answered; the caller has published.

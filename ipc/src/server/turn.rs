@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use insula_contract::edge::CLIENT_SLOTS;
 use insula_contract::schema::SafetySchema;
 
-use super::edges::OpenEdge;
+use super::edges::{Next, OpenEdge};
 use super::{
     Answer, AnswerKind, CallContext, Dispatch, Journal, JournalError, Mode, OnceKey, ReplySlot,
     Server,
@@ -19,7 +19,8 @@ use crate::stream::Outlets;
 
 /// Requests of one turn at most.
 const BATCH: usize = 256;
-/// Requests taken from one edge before the next edge has its turn.
+/// Requests of one turn from one edge at most, so that the batch of one that floods, and with it the
+/// commit that others wait for, does not grow.
 const PER_EDGE: usize = 16;
 /// Looks between two readings of the clock while spinning.
 const LOOKS_PER_CLOCK: u32 = 32;
@@ -57,6 +58,17 @@ pub(super) struct Held {
     answer: Sealed,
     /// Kept until the answer is sent: dropping it closes the answer's way.
     _request: Taken,
+}
+
+/// Requests taken from one edge before the next one has its turn.
+///
+/// As few as one, so that a request waits for at most one of each other edge; more where there are
+/// so many edges that looking at all of them after each request would cost more than the requests.
+fn quantum(edges: usize) -> usize {
+    match edges {
+        0 | 1 => PER_EDGE,
+        _ => (edges / 8).next_power_of_two().min(PER_EDGE),
+    }
 }
 
 /// Aborts the process when a panic unwinds through it: a handler's panic must not end in a lost
@@ -127,28 +139,39 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     fn turn_over(&mut self, edges: &[OpenEdge]) -> bool {
         let mut taken_in_all = 0;
         let mut writing = false;
-        'batch: loop {
+        let quantum = quantum(edges.len());
+        // A lone request does not wait for company, and a batch ends where nothing new came.
+        'batch: for _ in 0..PER_EDGE / quantum {
             let before = taken_in_all;
             for step in 0..edges.len() {
                 let index = (self.first + step) % edges.len();
-                for _ in 0..PER_EDGE {
-                    let Some(taken) = edges[index].receive() else {
+                let edge = &edges[index];
+                let mut more = true;
+                for _ in 0..quantum {
+                    let Some(next) = edge.receive() else {
+                        more = false;
                         break;
                     };
                     taken_in_all += 1;
-                    self.answer(edges, index, taken, &mut writing);
+                    self.answer(edges, index, next, &mut writing);
                     if taken_in_all == BATCH {
                         self.first = (index + 1) % edges.len();
                         break 'batch;
                     }
                 }
+                // Who has nothing more here waits for what it was answered, and not for the rest
+                // of the others' batch.
+                if edges.len() > 1 && edge.has_answered() && !(more && edge.has_requests()) {
+                    crate::wake::published();
+                    edge.ring();
+                }
             }
-            // A lone request does not wait for company, and a batch ends where nothing new came.
-            if taken_in_all == before || edges.len() == 1 {
+            if taken_in_all == before {
                 break;
             }
         }
         if taken_in_all == 0 {
+            self.late_since_ns = 0;
             return false;
         }
         if writing {
@@ -168,8 +191,12 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
 
     /// Answers one request, or holds its answer back for the commit.
     #[inline]
-    fn answer(&mut self, edges: &[OpenEdge], index: usize, taken: Taken, writing: &mut bool) {
+    fn answer(&mut self, edges: &[OpenEdge], index: usize, next: Next, writing: &mut bool) {
         let edge = &edges[index];
+        let (taken, surplus) = match next {
+            Next::Request(taken) => (taken, false),
+            Next::Surplus(taken) => (taken, true),
+        };
         let header = taken.header();
         // Without a chunk there is no way to answer, so nothing may be executed: the client, which
         // holds all of them against the protocol, runs into its deadline.
@@ -184,15 +211,28 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             _ if once && header.sequence == 0 => Some(Status::MalformedRequest),
             Mode::Draining => Some(Status::Draining),
             Mode::Following => Some(Status::NotLeading),
-            Mode::Leading if clock::coarse_ns() >= header.deadline_ns => Some(Status::Expired),
-            Mode::Leading => None,
+            Mode::Leading => {
+                let coarse_ns = clock::coarse_ns();
+                if coarse_ns >= header.deadline_ns {
+                    Some(Status::Expired)
+                } else if surplus {
+                    Some(Status::QuotaExceeded)
+                } else if edge.admission().is_free() {
+                    None
+                } else {
+                    let waited_ns = header.waited_ns(coarse_ns);
+                    let late = &mut self.late_since_ns;
+                    let admission = edge.admission();
+                    admission.refusal(waited_ns, late, coarse_ns, clock::now_ns)
+                }
+            }
         };
         let slot = (header.slot % CLIENT_SLOTS as u16) as u8;
-        edge.note(slot);
         let request = match (refusal, taken.bytes(header.length)) {
             (None, Some(request)) => request,
             (refusal, _) => {
                 let status = refusal.unwrap_or(Status::MalformedRequest);
+                edge.note(slot);
                 return reply.seal(status, 0).send();
             }
         };
@@ -202,6 +242,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             let answer = self
                 .dispatch
                 .dispatch(&call, header.method, request, reply_slot);
+            edge.note(slot);
             return reply.seal(answer.status, answer.length).send();
         }
         match self.once(&call, &header, request, reply.bytes_mut(), writing) {
@@ -249,6 +290,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             let status = match recorded.kind {
                 AnswerKind::Response => Status::Response,
                 AnswerKind::Error => Status::Error,
+                AnswerKind::TooLong => Status::AnswerTooLong,
             };
             let length = recorded.body.len();
             return Ok(match chunk.get_mut(..length) {
@@ -268,7 +310,8 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         let kind = match answer.status {
             Status::Response => AnswerKind::Response,
             Status::Error => AnswerKind::Error,
-            // Nothing was executed, or nothing that could be repeated.
+            Status::AnswerTooLong => AnswerKind::TooLong,
+            // Nothing was executed.
             _ => return Ok(answer),
         };
         let forget_below = header.forget_below.min(header.sequence);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::contract::{Add, Echo, Ledger, LedgerError, Refuse, Risk, Text};
+use crate::contract::{Add, Echo, Ledger, LedgerError, Refuse, Risk, TEXT_MAX, Text};
 use insula_contract::id::Attempt;
 use insula_ipc::contract::Method;
 use insula_ipc::server::{
@@ -26,6 +26,8 @@ pub(crate) struct Service {
     /// Called in every handler before it answers.
     pub(crate) before: Option<Box<dyn FnMut(u16)>>,
     pub(crate) executed: Rc<RefCell<Vec<u16>>>,
+    /// `Add` answers more than fits.
+    pub(crate) too_long: bool,
 }
 
 impl Dispatch for Service {
@@ -49,6 +51,10 @@ impl Dispatch for Service {
             Echo::ID => reply.send::<Echo>(&text),
             Add::ID => {
                 let total = self.journal.add();
+                if self.too_long {
+                    let long = "x".repeat(TEXT_MAX * 2);
+                    return reply.send::<Echo>(&Text { text: &long });
+                }
                 reply.send::<Add>(&total)
             }
             Risk::ID => reply.send::<Risk>(&text),
@@ -80,10 +86,12 @@ struct Inner {
     after_commit: Option<Box<dyn FnMut()>>,
 }
 
+const KINDS: [AnswerKind; 3] = [AnswerKind::Response, AnswerKind::Error, AnswerKind::TooLong];
+
 #[derive(Serialize, Deserialize)]
 struct Batch {
     added: u64,
-    answers: Vec<(u64, u8, u64, bool, Vec<u8>)>,
+    answers: Vec<(u64, u8, u64, u8, Vec<u8>)>,
 }
 
 impl FileJournal {
@@ -104,17 +112,13 @@ impl FileJournal {
                 let (batch, after) = postcard::take_from_bytes::<Batch>(rest).unwrap();
                 rest = after;
                 inner.total += batch.added;
-                for (consumer, slot, sequence, response, body) in batch.answers {
+                for (consumer, slot, sequence, kind, body) in batch.answers {
                     let key = OnceKey {
                         consumer: Attempt(consumer),
                         slot,
                         sequence,
                     };
-                    let kind = if response {
-                        AnswerKind::Response
-                    } else {
-                        AnswerKind::Error
-                    };
+                    let kind = KINDS[usize::from(kind)];
                     inner.answers.insert(key, Recorded { kind, body });
                 }
             }
@@ -200,14 +204,8 @@ impl Journal for FileJournal {
             let answers = recorded
                 .iter()
                 .map(|(key, _, Recorded { kind, body })| {
-                    let response = *kind == AnswerKind::Response;
-                    (
-                        key.consumer.0,
-                        key.slot,
-                        key.sequence,
-                        response,
-                        body.clone(),
-                    )
+                    let kind = KINDS.iter().position(|known| known == kind).unwrap() as u8;
+                    (key.consumer.0, key.slot, key.sequence, kind, body.clone())
                 })
                 .collect();
             let batch = Batch { added, answers };
@@ -240,6 +238,14 @@ impl Journal for FileJournal {
             .borrow_mut()
             .answers
             .retain(|key, _| key.consumer != consumer);
+        Ok(())
+    }
+
+    fn retain(&mut self, consumers: &[Attempt]) -> Result<(), JournalError> {
+        self.inner
+            .borrow_mut()
+            .answers
+            .retain(|key, _| consumers.contains(&key.consumer));
         Ok(())
     }
 }

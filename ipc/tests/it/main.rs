@@ -6,6 +6,7 @@ mod contract;
 mod deaths;
 mod hostile;
 mod instances;
+mod overload;
 mod process;
 mod streams;
 mod turnover;

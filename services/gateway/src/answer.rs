@@ -89,7 +89,8 @@ impl From<CallError<KvError>> for Problem {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "late", message)
             }
             CallError::Unavailable => Self::unavailable(),
-            CallError::TooManyInFlight { .. } => Self::busy(),
+            CallError::TooManyInFlight { .. } | CallError::Overloaded => Self::busy(),
+            CallError::QuotaExceeded => Self::new(StatusCode::TOO_MANY_REQUESTS, "quota", message),
             CallError::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
             }
@@ -137,6 +138,8 @@ mod tests {
             (CallError::DeadlineExceeded, 504),
             (CallError::Unavailable, 503),
             (CallError::TooManyInFlight { max: 1 }, 503),
+            (CallError::Overloaded, 503),
+            (CallError::QuotaExceeded, 429),
             (CallError::TooLarge { max: 1 }, 413),
             (CallError::OutcomeUnknown, 502),
             (CallError::Broken("x"), 502),

@@ -85,6 +85,8 @@ impl From<CallError<KvError>> for Failure {
             CallError::DeadlineExceeded => ("deadline-exceeded", true),
             CallError::Unavailable => ("unavailable", false),
             CallError::OutcomeUnknown => ("outcome-unknown", true),
+            CallError::Overloaded => ("overloaded", false),
+            CallError::QuotaExceeded => ("quota-exceeded", false),
             CallError::TooLarge { .. } => ("too-large", false),
             CallError::TooManyInFlight { .. } => ("too-many-in-flight", false),
             CallError::Refused(_) => ("refused", false),

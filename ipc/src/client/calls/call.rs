@@ -100,6 +100,8 @@ impl Call {
             Status::Expired => Err(Failure::DeadlineExceeded),
             Status::MalformedRequest => Err(Failure::Refused(Refusal::MalformedRequest)),
             Status::UnknownMethod => Err(Failure::Refused(Refusal::UnknownMethod)),
+            Status::Overloaded => Err(Failure::Overloaded),
+            Status::QuotaExceeded => Err(Failure::QuotaExceeded),
             Status::AnswerTooLong => Err(Failure::Broken("the answer did not fit its chunk")),
         };
         if outcome.is_ok() {

@@ -97,10 +97,10 @@ impl Calls {
         for (sequence, index) in due {
             let call = &state.calls[index];
             let bound = call.bound(self.place.edge.used().policy.once);
-            let Choice::To(to) = state.peers.choose_bound(call.spec.key, bound, || now) else {
+            let Choice::To(to) = state.peers.choose_bound(call.spec.key, bound, now) else {
                 continue;
             };
-            let header = self.header(state, &state.calls[index].spec, sequence);
+            let header = self.header(state, &state.calls[index].spec, sequence, now);
             let call = &mut state.calls[index];
             let Stage::Kept {
                 bytes,

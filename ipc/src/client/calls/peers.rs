@@ -153,7 +153,7 @@ impl Peers {
     }
 
     /// Where a call goes now.
-    pub(super) fn choose(&mut self, key: Option<u64>, now: impl FnOnce() -> u64) -> Choice {
+    pub(super) fn choose(&mut self, key: Option<u64>, now: u64) -> Choice {
         match (self.sole, key) {
             (Some(place), _) => Choice::To(place),
             (None, Some(key)) => self.by_key(key),
@@ -162,12 +162,7 @@ impl Peers {
     }
 
     /// As [`Self::choose`], for a call that may be `bound` to one place.
-    pub(super) fn choose_bound(
-        &mut self,
-        key: Option<u64>,
-        bound: Option<u8>,
-        now: impl FnOnce() -> u64,
-    ) -> Choice {
+    pub(super) fn choose_bound(&mut self, key: Option<u64>, bound: Option<u8>, now: u64) -> Choice {
         match bound {
             Some(place) if self.at(place).is_ready() => Choice::To(place),
             Some(_) => Choice::Wait,
@@ -189,8 +184,7 @@ impl Peers {
             .map_or(Choice::Wait, |(place, _)| Choice::To(place))
     }
 
-    fn by_load(&mut self, now: impl FnOnce() -> u64) -> Choice {
-        let now = now();
+    fn by_load(&mut self, now: u64) -> Choice {
         let (mut ready, mut good) = (Places::default(), Places::default());
         for (place, peer) in (0_u8..).zip(&self.list) {
             if peer.is_ready() {

@@ -40,6 +40,20 @@ impl Store {
         act(&self.inner.once, txn).map_err(failed)
     }
 
+    fn in_own_batch(
+        &mut self,
+        act: impl FnOnce(&super::Raw, &mut heed::RwTxn<'static>) -> heed::Result<()>,
+    ) -> Result<(), JournalError> {
+        Store::begin(self).map_err(failed)?;
+        match self.in_batch(act) {
+            Ok(()) => Store::commit(self).map_err(failed),
+            Err(error) => {
+                Store::abort(self);
+                Err(error)
+            }
+        }
+    }
+
     /// Answers that are recorded, for tests and figures.
     pub fn recorded(&self) -> Result<u64, StoreError> {
         self.read(|reader| Ok(self.inner.once.len(reader.txn())?))
@@ -55,10 +69,10 @@ impl Journal for Store {
         self.in_batch(|table, txn| {
             Ok(table.get(txn, &key(once))?.and_then(|bytes| {
                 let (kind, body) = bytes.split_first()?;
-                let kind = if *kind == 0 {
-                    AnswerKind::Response
-                } else {
-                    AnswerKind::Error
+                let kind = match *kind {
+                    0 => AnswerKind::Response,
+                    1 => AnswerKind::Error,
+                    _ => AnswerKind::TooLong,
                 };
                 Some(Recorded {
                     kind,
@@ -87,6 +101,7 @@ impl Journal for Store {
             value.push(match kind {
                 AnswerKind::Response => 0,
                 AnswerKind::Error => 1,
+                AnswerKind::TooLong => 2,
             });
             value.extend_from_slice(body);
             table.put(txn, &key(once), &value)
@@ -108,20 +123,40 @@ impl Journal for Store {
     }
 
     fn forget(&mut self, consumer: Attempt) -> Result<(), JournalError> {
-        Store::begin(self).map_err(failed)?;
-        let forgotten = self.in_batch(|table, txn| {
-            let first = at(consumer, 0, 0);
-            let last = at(consumer, u8::MAX, u64::MAX);
-            let all: (Bound<&[u8]>, Bound<&[u8]>) =
-                (Bound::Included(&first), Bound::Included(&last));
-            table.delete_range(txn, &all)
-        });
-        match forgotten {
-            Ok(_) => Store::commit(self).map_err(failed),
-            Err(error) => {
-                Store::abort(self);
-                Err(error)
-            }
-        }
+        self.in_own_batch(|table, txn| forget(table, txn, consumer))
     }
+
+    fn retain(&mut self, consumers: &[Attempt]) -> Result<(), JournalError> {
+        self.in_own_batch(|table, txn| {
+            let mut next = Some(Attempt(0));
+            while let Some(from) = next {
+                let found = table.get_greater_than_or_equal_to(txn, &at(from, 0, 0))?;
+                let Some(consumer) = found.and_then(|(key, _)| consumer_of(key)) else {
+                    break;
+                };
+                if !consumers.contains(&consumer) {
+                    forget(table, txn, consumer)?;
+                }
+                next = consumer.0.checked_add(1).map(Attempt);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Whose answer lies under a key.
+fn consumer_of(key: &[u8]) -> Option<Attempt> {
+    let first = key.first_chunk()?;
+    Some(Attempt(u64::from_be_bytes(*first)))
+}
+
+fn forget(
+    table: &super::Raw,
+    txn: &mut heed::RwTxn<'static>,
+    consumer: Attempt,
+) -> heed::Result<()> {
+    let first = at(consumer, 0, 0);
+    let last = at(consumer, u8::MAX, u64::MAX);
+    let all: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&first), Bound::Included(&last));
+    table.delete_range(txn, &all).map(|_| ())
 }

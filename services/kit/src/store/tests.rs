@@ -194,6 +194,35 @@ fn a_recorded_answer_is_recalled_until_it_is_forgotten() {
 }
 
 #[test]
+fn a_new_leader_keeps_the_answers_of_those_that_live() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path(), Durability::Grouped);
+    store.lead(Epoch(1)).unwrap();
+    store.begin().unwrap();
+    for consumer in [1, 2, 5, 9, u64::MAX] {
+        for slot in 0..3 {
+            let key = once(consumer, slot, 4);
+            Journal::record(&mut store, key, 1, AnswerKind::TooLong, b"").unwrap();
+        }
+    }
+    Journal::commit(&mut store).unwrap();
+    Journal::retain(&mut store, &[Attempt(3), Attempt(2), Attempt(9)]).unwrap();
+    assert_eq!(store.recorded().unwrap(), 6);
+    store.begin().unwrap();
+    for (consumer, kept) in [(1, false), (2, true), (5, false), (9, true)] {
+        let found = Journal::recall(&mut store, once(consumer, 2, 4)).unwrap();
+        let expected = kept.then_some(Recorded {
+            kind: AnswerKind::TooLong,
+            body: vec![],
+        });
+        assert_eq!(found, expected, "{consumer}");
+    }
+    Journal::abort(&mut store);
+    Journal::retain(&mut store, &[]).unwrap();
+    assert_eq!(store.recorded().unwrap(), 0);
+}
+
+#[test]
 fn a_strict_store_commits_each_write_by_itself() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = open(directory.path(), Durability::Strict);
