@@ -116,6 +116,6 @@ pub enum OnceScope {
     /// The service's: any of its instances knows what another one executed.
     #[default]
     Service,
-    /// Each instance's own: a request that one may have executed goes to its place only.
+    /// Each instance's own: a request that one may have executed goes to it or its successor only.
     Instance,
 }

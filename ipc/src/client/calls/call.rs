@@ -31,7 +31,7 @@ pub(super) enum Stage {
 pub(super) struct Call {
     pub(super) spec: Spec,
     pub(super) sequence: u64,
-    /// An attempt in this place died or left with it, so that it may have been executed.
+    /// An attempt of this instance died or left with it, so that it may have been executed.
     pub(super) maybe_executed_at: Option<u8>,
     pub(super) pause_ns: u64,
     pub(super) stage: Stage,
@@ -140,7 +140,7 @@ impl Call {
                 };
                 if again {
                     if !drained {
-                        self.maybe_executed_at = Some(to);
+                        self.maybe_executed_at = Some(peers.at(to).target.replica);
                     }
                     let bytes = channel::sent_bytes(&pending).to_vec();
                     self.stage = Stage::Kept {
@@ -156,8 +156,8 @@ impl Call {
         }
     }
 
-    /// The only place that the call may go to, where an instance there may have executed it and no
-    /// other would know.
+    /// The only instance that the call may go to, where that may have executed it and no other
+    /// would know.
     pub(super) fn bound(&self, scope: OnceScope) -> Option<u8> {
         match (scope, self.spec.safety) {
             (OnceScope::Instance, Safety::Once) => self.maybe_executed_at,

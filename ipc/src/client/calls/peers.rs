@@ -161,11 +161,10 @@ impl Peers {
         }
     }
 
-    /// As [`Self::choose`], for a call that may be `bound` to one place.
+    /// As [`Self::choose`], for a call that may be `bound` to one instance.
     pub(super) fn choose_bound(&mut self, key: Option<u64>, bound: Option<u8>, now: u64) -> Choice {
         match bound {
-            Some(place) if self.at(place).is_ready() => Choice::To(place),
-            Some(_) => Choice::Wait,
+            Some(replica) => self.of_replica(replica),
             None => self.choose(key, now),
         }
     }
@@ -178,9 +177,13 @@ impl Peers {
             .filter(|peer| !peer.is_gone())
             .map(|peer| peer.target.replica)
             .max_by_key(|replica| score(key, *replica));
+        replica.map_or(Choice::Wait, |replica| self.of_replica(replica))
+    }
+
+    fn of_replica(&self, replica: u8) -> Choice {
         (0_u8..)
             .zip(&self.list)
-            .find(|(_, peer)| peer.is_ready() && Some(peer.target.replica) == replica)
+            .find(|(_, peer)| peer.is_ready() && peer.target.replica == replica)
             .map_or(Choice::Wait, |(place, _)| Choice::To(place))
     }
 
