@@ -116,6 +116,7 @@ impl Host {
                         leadership: Leadership::Following,
                         ready: false,
                         serving: Vec::new(),
+                        verdicts: Vec::new(),
                     });
                     self.turn(Event::Ready { attempt });
                 }

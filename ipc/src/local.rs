@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use insula_contract::id::ContractId;
 use insula_contract::line::TRANSPORT;
-use insula_contract::local::{Resolve, Resolved};
+use insula_contract::local::{Answer, Ask, Resolve, Resolved};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::client::{ConnectError, Connection, Edge};
@@ -121,18 +121,23 @@ impl LocalClient {
             contract: contract.clone(),
             source,
         };
-        let resolve = Resolve {
+        let resolve = Ask::Resolve(Resolve {
             contract: contract.clone(),
-            schema: C::schema().hash(),
+            schema: C::schema(),
             transport: TRANSPORT,
-        };
+        });
         frames::send(&state.socket, &resolve, &[]).map_err(ask)?;
-        let (resolved, descriptors) = frames::receive::<Resolved>(&state.socket)
+        let (answer, descriptors) = frames::receive::<Answer>(&state.socket)
             .map_err(ask)?
             .ok_or_else(|| LocalError::Closed(contract.clone()))?;
-        let (used, spin_ns) = match resolved {
-            Resolved::Granted { edge, spin_ns } => (edge, spin_ns),
-            Resolved::Refused { reason } => return Err(LocalError::Refused { contract, reason }),
+        let (used, spin_ns) = match answer {
+            Answer::Resolved(Resolved::Granted { edge, spin_ns }) => (edge, spin_ns),
+            Answer::Resolved(Resolved::Refused { reason }) => {
+                return Err(LocalError::Refused { contract, reason });
+            }
+            Answer::Listed(_) | Answer::Described(_) => {
+                return Err(LocalError::Closed(contract));
+            }
         };
         let [routes, page] = <[OwnedFd; 2]>::try_from(descriptors)
             .map_err(|_| LocalError::Descriptors(contract.clone()))?;

@@ -34,6 +34,9 @@ pub enum LineError {
     /// What came is not a frame.
     #[error("the other end does not keep to the protocol")]
     Frame(#[from] FrameError),
+    /// It sends more schemas than an end has.
+    #[error("the other end sent too many schemas")]
+    Schemas,
     /// It came with descriptors that nobody asked for.
     #[error("the other end sent descriptors")]
     Descriptors,

@@ -3,8 +3,9 @@
 //! Each native service inherits a listening `SOCK_SEQPACKET` socket as descriptor [`LINE_FD`];
 //! `insulad` connects to it, and a later `insulad` connects again. One frame is one packet: a
 //! postcard [`Frame`] of at most [`FRAME_MAX`] bytes, with descriptors by `SCM_RIGHTS` where a
-//! message says so. The order on every connection: the service says [`FromService::Hello`], the
-//! supervisor [`ToService::Welcome`], then whatever is due.
+//! message says so. The order on every connection: the service says a [`FromService::Schema`] for
+//! each form of a contract in its hello, then [`FromService::Hello`], the supervisor
+//! [`ToService::Welcome`], then whatever is due.
 //!
 //! Messages are only ever added at the end of an enum, and fields never: a frame says the
 //! [`PROTOCOL`] it was written in, and a receiver refuses one that it does not know.
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Attempt, ContractId, EdgeId, Epoch, Instance, ServiceName};
 use crate::policy::{EdgeLimits, EdgePolicy};
+use crate::schema::Schema;
 
 /// Version of these messages.
 pub const PROTOCOL: u16 = 2;
@@ -20,6 +22,12 @@ pub const PROTOCOL: u16 = 2;
 pub const TRANSPORT: u16 = 1;
 /// The longest frame in bytes.
 pub const FRAME_MAX: usize = 64 * 1024;
+/// The longest schema in bytes, encoded: with its frame it is far below [`FRAME_MAX`].
+///
+/// A longer one does not travel; then only ends of equal hashes go together.
+pub const SCHEMA_MAX: usize = 32 * 1024;
+/// Schemas that an end sends at most; a connection with more ends.
+pub const SCHEMAS_MAX: usize = 256;
 /// The descriptor number of the listening socket in a native service.
 pub const LINE_FD: i32 = 3;
 /// Environment variable that is set for native services: the attempt's number.
@@ -123,7 +131,7 @@ pub enum Leadership {
 /// What a service says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromService {
-    /// The first word on every connection.
+    /// The first word on every connection, but for the schemas that it names.
     Hello {
         /// The number from [`ENV_ATTEMPT`].
         attempt: Attempt,
@@ -181,6 +189,8 @@ pub enum FromService {
         /// What failed.
         reason: String,
     },
+    /// A form of a contract that the hello after it names by its hash.
+    Schema(Schema),
 }
 
 /// What the supervisor says.

@@ -1,25 +1,48 @@
 //! How an ordinary local program gets an edge of its own.
 //!
-//! It connects to the seqpacket socket `run/local.sock`, sends one [`Resolve`] per contract and
-//! gets one [`Resolved`] each; with [`Resolved::Granted`] come two descriptors: the route table
+//! It connects to the seqpacket socket `run/local.sock` and asks, one thing at a time; each
+//! [`Ask`] gets one [`Answer`]. With [`Resolved::Granted`] come two descriptors: the route table
 //! (read-only) and the edge's page. The supervisor knows its uid from the socket. Frames are as in
-//! [`crate::line`]. When the connection closes, its edges end: the connection is the lease.
+//! [`mod@crate::line`]. When the connection closes, its edges end: the connection is the lease.
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::ContractId;
+use crate::id::{ContractId, ServiceName};
 use crate::line::UsedEdge;
+use crate::schema::Schema;
 
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "local.sock";
+
+/// What a local program asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// For an edge.
+    Resolve(Resolve),
+    /// Which contracts it may use.
+    List,
+    /// What one of them consists of, as its provider serves it now.
+    Describe(ContractId),
+}
+
+/// What it is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Ask::Resolve`].
+    Resolved(Resolved),
+    /// To [`Ask::List`]: contracts by name, as many as fit into one frame.
+    Listed(Vec<ContractId>),
+    /// To [`Ask::Describe`].
+    Described(Described),
+}
 
 /// Asks for an edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolve {
     /// To the provider of this contract.
     pub contract: ContractId,
-    /// Hash of the client's view of the schema.
-    pub schema: u64,
+    /// The client's view of it.
+    pub schema: Schema,
     /// The transport that it speaks.
     pub transport: u16,
 }
@@ -35,6 +58,23 @@ pub enum Resolved {
         spin_ns: u64,
     },
     /// No edge, and why.
+    Refused {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// What is known of a contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Described {
+    /// It is served.
+    Served {
+        /// By whom.
+        provider: ServiceName,
+        /// In this form.
+        schema: Schema,
+    },
+    /// It is not, or not for this caller.
     Refused {
         /// For people.
         reason: String,

@@ -10,6 +10,7 @@ use insula_ipc::contract::Contract;
 use insula_ipc::frames;
 use insula_ipc::protocol::id::{Attempt, ContractId, EdgeId, Instance};
 use insula_ipc::protocol::line::{ContractView, FromService, Leadership, TRANSPORT};
+use insula_ipc::protocol::schema::Schema;
 use thiserror::Error;
 
 /// Why there is no connection to a contract.
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) instance: Instance,
     pub(crate) provides: Vec<ContractView>,
     pub(crate) requires: Vec<ContractView>,
+    /// The forms that these views name.
+    schemas: Vec<Schema>,
     pub(crate) data_schema: u32,
     state: Mutex<State>,
     changed: Condvar,
@@ -70,6 +73,7 @@ impl Shared {
         instance: Instance,
         provides: Vec<ContractView>,
         requires: Vec<ContractView>,
+        schemas: Vec<Schema>,
         data_schema: u32,
         leadership: Leadership,
     ) -> Self {
@@ -78,6 +82,7 @@ impl Shared {
             instance,
             provides,
             requires,
+            schemas,
             data_schema,
             state: Mutex::new(State {
                 welcomed: None,
@@ -134,6 +139,9 @@ impl Shared {
     pub(crate) fn connect(&self, line: Arc<OwnedFd>) -> Result<(), frames::FramesError> {
         let mut state = self.state();
         use std::os::fd::AsRawFd;
+        for schema in &self.schemas {
+            frames::send(&*line, &FromService::Schema(schema.clone()), &[])?;
+        }
         let hello = FromService::Hello {
             attempt: self.attempt,
             transport: TRANSPORT,

@@ -9,6 +9,7 @@ use insula_ipc::protocol::id::{Attempt, Epoch, Instance, ServiceName};
 use insula_ipc::protocol::line::{
     ContractView, ENV_ATTEMPT, ENV_DATA, ENV_INSTANCE, FromService, Leadership,
 };
+use insula_ipc::protocol::schema::Schema;
 use insula_ipc::server::{Dispatch, Journal, NoJournal, Server};
 
 use crate::line::{self, Command, Commands};
@@ -91,6 +92,7 @@ impl Context {
 #[derive(Debug, Default)]
 pub struct Service {
     requires: Vec<ContractView>,
+    schemas: Vec<Schema>,
     data_schema: u32,
 }
 
@@ -103,6 +105,7 @@ impl Service {
     /// It uses this contract, as its `service.toml` says too.
     pub fn requires<C: Contract>(mut self) -> Self {
         self.requires.push(view::<C>());
+        self.schemas.push(C::schema());
         self
     }
 
@@ -115,7 +118,10 @@ impl Service {
     /// Provides a contract from the main thread until the process is to end.
     ///
     /// `set_up` opens what is needed; the service is ready when it returns.
-    pub fn serve<D, J>(self, set_up: impl FnOnce(&Context) -> Result<(D, J), Failure>) -> ExitCode
+    pub fn serve<D, J>(
+        mut self,
+        set_up: impl FnOnce(&Context) -> Result<(D, J), Failure>,
+    ) -> ExitCode
     where
         D: Dispatch,
         J: Writes,
@@ -125,6 +131,7 @@ impl Service {
         } else {
             Leadership::NotNeeded
         };
+        self.schemas.push(D::Contract::schema());
         self.live(
             vec![view::<D::Contract>()],
             leadership,
@@ -160,6 +167,7 @@ impl Service {
             environment.instance,
             provides,
             self.requires,
+            self.schemas,
             self.data_schema,
             leadership,
         ));

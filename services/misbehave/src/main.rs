@@ -3,6 +3,8 @@
 //! It prints a line per attempt, `PATH VERB: done` or `PATH VERB: refused (reason)`, and then
 //! waits to be stopped like any other service.
 
+mod forms;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -37,6 +39,16 @@ enum What {
     },
     /// Live and never say ready.
     Mute,
+    /// Serve `form@1` in one of its forms.
+    Serve {
+        /// Which: 1, 2 (fits users of 1) or 3 (does not).
+        form: u8,
+    },
+    /// Use `form@1` in one of its forms, and print every change between `called` and an error.
+    Use {
+        /// Which, as for `serve`.
+        form: u8,
+    },
 }
 
 fn main() -> ExitCode {
@@ -50,6 +62,8 @@ fn main() -> ExitCode {
             look(paths);
             return ExitCode::SUCCESS;
         }
+        What::Serve { form } => return forms::serve(*form),
+        What::Use { form } => return forms::consume(*form),
         What::Look { .. } => {}
     }
     Service::new().run(|context| {

@@ -16,9 +16,10 @@ use crate::event::{
 use crate::process::{Phase, Process, Said};
 use crate::restart::RestartLimits;
 use crate::service::{Goal, INSTANCES_MAX, Place, Route, Service};
-use crate::spec::{Principal, ServiceSpec};
+use crate::spec::ServiceSpec;
 use crate::time::Time;
 use crate::turn::{Ids, Turn};
+use crate::views::{Known, Verdict, Views, stays};
 
 /// How long after an order to start those who wait are told that a provider is down.
 const TELL_AFTER: Duration = Duration::from_millis(200);
@@ -101,6 +102,8 @@ pub struct Core {
     attempts: BTreeMap<Attempt, ServiceName>,
     edges: Edges,
     clients: BTreeMap<ClientId, Client>,
+    /// The forms of contracts that their ends are built for.
+    known: Known,
     /// Set once everything is to end, with those who wait for it.
     shutdown: Option<Vec<RequestId>>,
     ended: bool,
@@ -123,6 +126,7 @@ impl Core {
             attempts: BTreeMap::new(),
             edges: Edges::default(),
             clients: BTreeMap::new(),
+            known: Known::default(),
             shutdown: None,
             ended: false,
         }
@@ -398,13 +402,14 @@ impl Core {
                 requires,
                 leadership,
                 ready,
+                verdicts,
                 ..
             } => {
                 if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
                     let name = service.name.clone();
                     welcome(&mut turn, service, attempt);
                     // One whose hello does not fit comes no further.
-                    if self.take_views(&mut turn, &name, attempt, &provides, &requires) {
+                    if self.take_views(&mut turn, &name, attempt, &provides, &requires, &verdicts) {
                         self.edges.forget_telling(&name, attempt);
                         let service = self.services.get_mut(&name).expect("it was just there");
                         service.greeted(&mut turn, attempt, leadership, ready);
@@ -428,10 +433,12 @@ impl Core {
                 caller,
                 contract,
                 schema,
+                verdicts,
             } => {
-                self.client_asked(&mut turn, client, &caller, &contract, schema);
+                self.client_asked(&mut turn, client, &caller, &contract, schema, &verdicts);
             }
             Event::ClientLeft { client } => {
+                self.known.left(client);
                 if let Some(client) = self.clients.remove(&client) {
                     self.edges
                         .close_client(&mut turn, &self.services, client.attempt);
@@ -470,52 +477,52 @@ impl Core {
         attempt: Attempt,
         provides: &[ContractView],
         requires: &[ContractView],
+        verdicts: &[Verdict],
     ) -> bool {
-        let offered: BTreeMap<_, _> = provides
-            .iter()
-            .map(|view| (view.contract.clone(), view.schema))
-            .collect();
-        let mut objections = Vec::new();
         let Some(process) = self.services[name]
             .processes()
             .find(|process| process.attempt == attempt)
         else {
             return false;
         };
-        for contract in self.services[name].spec_of(process).provides.keys() {
-            match offered.get(contract) {
-                None => objections.push(format!("its program does not serve {contract}")),
-                Some(schema) => {
-                    for edge in self.edges.iter() {
-                        let Consumer::Service(consumer) = &edge.consumer else {
-                            continue;
-                        };
-                        let expected = self.services[consumer].used_schemas.get(contract);
-                        if edge.provider == *name
-                            && edge.contract == *contract
-                            && self.services[consumer].processes().next().is_some()
-                            && expected.is_some_and(|expected| expected != schema)
-                        {
-                            objections.push(format!("{consumer} uses another form of {contract}"));
-                        }
-                    }
+        let views = Views::new(provides, requires);
+        let mut objections: Vec<_> = self.services[name]
+            .spec_of(process)
+            .provides
+            .keys()
+            .filter(|contract| !views.offers(contract))
+            .map(|contract| format!("its program does not serve {contract}"))
+            .collect();
+        let (services, known) = (&self.services, &self.known);
+        objections.extend(known.against_uses(services, &self.providers, &views, verdicts));
+        let mut clients = Vec::new();
+        // A process that comes beside another replaces it, or helps it.
+        let beside = services[name]
+            .processes()
+            .any(|other| other.attempt != attempt && stays(other));
+        for (consumer, misfit) in
+            known.against_offers(services, &self.edges, name, &views, verdicts)
+        {
+            match consumer {
+                // A start does not wait for a program that nobody supervises; an upgrade does.
+                Consumer::Client { client, .. } if !beside => clients.push((client, misfit)),
+                consumer @ (Consumer::Client { .. } | Consumer::Service(_)) => {
+                    objections.push(format!("{consumer} could not use it: {misfit}"));
                 }
             }
         }
-        let Some(service) = self.services.get_mut(name) else {
-            return false;
-        };
-        let fits = objections.is_empty();
-        if fits {
-            service.schemas = offered;
-            service.used_schemas = requires
-                .iter()
-                .map(|view| (view.contract.clone(), view.schema))
-                .collect();
+        if objections.is_empty() {
+            for (client, reason) in clients {
+                turn.actions.push(Action::DropClient { client, reason });
+            }
+            self.known.greeted(attempt, views);
+            true
         } else {
-            service.object(turn, attempt, &objections.join("; "));
+            if let Some(service) = self.services.get_mut(name) {
+                service.object(turn, attempt, &objections.join("; "));
+            }
+            false
         }
-        fits
     }
 
     fn client_asked(
@@ -525,6 +532,7 @@ impl Core {
         caller: &Caller,
         contract: &ContractId,
         schema: u64,
+        verdicts: &[Verdict],
     ) {
         let mut refuse = |reason: String| {
             turn.actions.push(Action::AnswerClient {
@@ -541,13 +549,8 @@ impl Core {
             ));
         };
         let service = &self.services[&provider];
-        let allowed = service.spec().provides.get(contract).is_some_and(|offer| {
-            offer.allow.iter().any(|principal| match principal {
-                Principal::Anyone => true,
-                Principal::Uid(uid) => caller.uid == *uid,
-                Principal::Gid(gid) => caller.gids.contains(gid),
-            })
-        });
+        let offer = service.spec().provides.get(contract);
+        let allowed = offer.is_some_and(|offer| offer.allows(caller));
         if !allowed {
             return refuse(format!(
                 "uid {} may not use {contract}: `{provider}` does not allow it in its \
@@ -555,12 +558,11 @@ impl Core {
                 caller.uid
             ));
         }
-        if service
-            .schemas
-            .get(contract)
-            .is_some_and(|known| *known != schema)
+        if let Some(misfit) = self
+            .known
+            .against_consumer(service, contract, schema, verdicts)
         {
-            return refuse(format!("`{provider}` serves another form of {contract}"));
+            return refuse(format!("it does not fit `{provider}`: {misfit}"));
         }
         let profile = Some(service.spec().profile.clone());
         let route = service.routes[contract].index;
@@ -578,6 +580,7 @@ impl Core {
                 attempt
             }
         };
+        self.known.asked(client, contract, schema);
         let uid = self.clients[&client].uid;
         let consumer = Consumer::Client { client, uid };
         if self.edges.find(&provider, &consumer, contract).is_none() {
@@ -820,6 +823,7 @@ impl Core {
         for record in &turn.records {
             if let Record::Ended { attempt } = record {
                 self.attempts.remove(attempt);
+                self.known.forget(*attempt);
             }
         }
         self.ids = turn.ids;

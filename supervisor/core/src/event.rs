@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Outcome;
 use crate::spec::ServiceSpec;
+use crate::views::Verdict;
 
 /// The number of a person's order, to which [`Action::Answer`] belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +105,8 @@ pub enum Event {
         ready: bool,
         /// Edges that it serves already.
         serving: Vec<EdgeId>,
+        /// Whether its forms of contracts go together with those of other ends that differ.
+        verdicts: Vec<Verdict>,
     },
     /// A service can do its work.
     Ready {
@@ -139,6 +142,8 @@ pub enum Event {
         contract: ContractId,
         /// Hash of its view of the schema.
         schema: u64,
+        /// Whether that goes together with the provider's, where it differs.
+        verdicts: Vec<Verdict>,
     },
     /// A local client's connection is closed.
     ClientLeft {
@@ -389,6 +394,13 @@ pub enum Action {
         answer: Result<UsedEdge, String>,
         /// The profile that says how long the client spins.
         profile: Option<String>,
+    },
+    /// Close a local client's connection: what it was granted does not hold any more.
+    DropClient {
+        /// Whose.
+        client: ClientId,
+        /// Why, for the log.
+        reason: String,
     },
     /// Tell a person what came of an order.
     Answer {

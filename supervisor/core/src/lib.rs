@@ -7,7 +7,8 @@
 //!
 //! - [`process`]: one attempt, from launch to end;
 //! - [`service`]: a service's place, its upgrade, its routes; `orders`: what a person orders;
-//! - [`edges`]: who may meet whom, and which attempts have a channel;
+//! - [`edges`]: who may meet whom, and which attempts have a channel; [`views`]: whether their
+//!   forms of a contract go together;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
 //! - [`report`]: what `status` shows.
@@ -24,3 +25,4 @@ pub mod service;
 pub mod spec;
 pub mod time;
 mod turn;
+pub mod views;

@@ -245,10 +245,6 @@ pub struct Service {
     pub epoch: Epoch,
     /// Its routes.
     pub routes: BTreeMap<ContractId, Route>,
-    /// Hashes of its schemas, as the last process on a route said.
-    pub schemas: BTreeMap<ContractId, u64>,
-    /// Hashes of the schemas it uses, as the last process said.
-    pub used_schemas: BTreeMap<ContractId, u64>,
     /// Orders that wait for it to be ready, with what to answer then.
     pub until_ready: Vec<(RequestId, Done)>,
     /// Orders that wait for it to be down.
@@ -278,8 +274,6 @@ impl Service {
             rollout: None,
             epoch: Epoch(0),
             routes: BTreeMap::new(),
-            schemas: BTreeMap::new(),
-            used_schemas: BTreeMap::new(),
             until_ready: Vec::new(),
             until_stopped: Vec::new(),
         }

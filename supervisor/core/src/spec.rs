@@ -11,6 +11,8 @@ use insula_contract::policy::{EdgeLimits, EdgePolicy};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use crate::event::Caller;
+
 /// One release of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
@@ -98,6 +100,17 @@ pub struct Offer {
     pub allow: Vec<Principal>,
     /// What each of its users may ask of it.
     pub limits: EdgeLimits,
+}
+
+impl Offer {
+    /// Whether a program that is not supervised may use it.
+    pub fn allows(&self, caller: &Caller) -> bool {
+        self.allow.iter().any(|principal| match principal {
+            Principal::Anyone => true,
+            Principal::Uid(uid) => caller.uid == *uid,
+            Principal::Gid(gid) => caller.gids.contains(gid),
+        })
+    }
 }
 
 /// Somebody on this host.

@@ -9,6 +9,7 @@ use insula_contract::route::{TARGETS, Target};
 use insula_core::event::{Action, Consumer, Event, Message};
 use insula_core::spec::Spin;
 
+use super::forms::Owner;
 use super::{Driver, because, log_io};
 use crate::memory::EdgePage;
 
@@ -106,6 +107,7 @@ impl Driver {
             } => {
                 self.answer_client(client, answer, profile);
             }
+            Action::DropClient { client, reason } => self.drop_client(client, &reason),
             Action::Answer { request, answer } => {
                 if let Some(reply) = self.orders.remove(&request) {
                     // Who asked may have gone.
@@ -217,6 +219,7 @@ impl Driver {
         if let Some(process) = self.processes.remove(&attempt) {
             process.end();
         }
+        self.forms.forget(Owner::Process(attempt));
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
         if let Some(groups) = &self.groups {
             // What a process left in its cgroup goes with it.

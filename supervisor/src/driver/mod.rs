@@ -8,6 +8,7 @@
 pub mod ask;
 mod clients;
 mod execute;
+mod forms;
 mod install;
 mod processes;
 mod restore;
@@ -17,6 +18,7 @@ use std::io;
 use std::time::Duration;
 
 use insula_contract::id::Attempt;
+use insula_contract::schema::Schema;
 use insula_core::core::{Core, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
 use insula_core::report;
@@ -38,6 +40,7 @@ use crate::paths::Paths;
 use crate::release::Depot;
 use ask::{Ask, ReleaseRow};
 use clients::ClientLine;
+use forms::Forms;
 use processes::ProcessHandle;
 
 /// Why the daemon cannot go on.
@@ -89,6 +92,7 @@ pub struct Driver {
     pages: BTreeMap<(u32, Attempt), EdgePage>,
     processes: BTreeMap<Attempt, ProcessHandle>,
     clients: BTreeMap<ClientId, ClientLine>,
+    forms: Forms,
     orders: BTreeMap<RequestId, oneshot::Sender<Result<Done, Refusal>>>,
     next_request: u64,
     next_client: u64,
@@ -106,8 +110,12 @@ pub(crate) enum News {
     Event(Event),
     /// A local client is connected.
     Client(Box<clients::Arrival>),
-    /// A local client asks for a contract.
-    Resolve(ClientId, insula_contract::local::Resolve),
+    /// A process said hello, and before it these schemas.
+    Greeted(Box<Event>, Vec<Schema>),
+    /// A local client's connection is closed.
+    ClientLeft(ClientId),
+    /// A local client asks something.
+    Asked(ClientId, Box<insula_contract::local::Ask>),
     /// An installation ended.
     Installed(Box<install::Outcome>),
 }
@@ -149,6 +157,7 @@ impl Driver {
             pages: restore::pages(&found),
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
+            forms: Forms::default(),
             orders: BTreeMap::new(),
             next_request: 0,
             // Clients of an earlier daemon keep their directories.
@@ -226,7 +235,12 @@ impl Driver {
                 self.welcome_client(*arrival);
                 Ok(())
             }
-            News::Resolve(client, resolve) => self.resolve(client, resolve),
+            News::Greeted(event, schemas) => {
+                let event = self.greeted(*event, &schemas);
+                self.turn(event)
+            }
+            News::ClientLeft(client) => self.client_left(client),
+            News::Asked(client, ask) => self.asked(client, *ask),
             News::Installed(outcome) => self.installed(*outcome),
         }
     }

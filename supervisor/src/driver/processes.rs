@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use insula_contract::id::{Attempt, Instance, ServiceName};
 use insula_contract::line::{
-    ENV_ATTEMPT, ENV_DATA, ENV_INSTANCE, FromService, TRANSPORT, ToService,
+    ENV_ATTEMPT, ENV_DATA, ENV_INSTANCE, FromService, SCHEMAS_MAX, TRANSPORT, ToService,
 };
 use insula_core::event::Event;
 use insula_core::spec::{self, Cpus, ServiceSpec};
@@ -254,6 +254,7 @@ async fn exchange(
     words: &mut mpsc::UnboundedReceiver<(ToService, Option<OwnedFd>)>,
     news: &mpsc::UnboundedSender<News>,
 ) -> LineError {
+    let mut schemas = Vec::new();
     loop {
         tokio::select! {
             word = words.recv() => match word {
@@ -266,11 +267,20 @@ async fn exchange(
                 None => return LineError::Closed,
             },
             heard = line.receive::<FromService>() => match heard {
+                Ok(FromService::Schema(_)) if schemas.len() == SCHEMAS_MAX => {
+                    return LineError::Schemas;
+                }
+                Ok(FromService::Schema(schema)) => schemas.push(schema),
                 Ok(message) => {
-                    if let Some(event) = event_of(attempt, message) {
-                        // The loop ends before the daemon does.
-                        let _ = news.send(News::Event(event));
-                    }
+                    let schemas = std::mem::take(&mut schemas);
+                    // The loop ends before the daemon does.
+                    let _ = match event_of(attempt, message) {
+                        Some(event @ Event::Greeted { .. }) => {
+                            news.send(News::Greeted(Box::new(event), schemas))
+                        }
+                        Some(event) => news.send(News::Event(event)),
+                        None => Ok(()),
+                    };
                 }
                 Err(error) => return error,
             },
@@ -302,6 +312,7 @@ fn event_of(own: Attempt, message: FromService) -> Option<Event> {
                 leadership,
                 ready,
                 serving,
+                verdicts: Vec::new(),
             }
         }
         FromService::Ready => Event::Ready { attempt: own },
@@ -314,7 +325,9 @@ fn event_of(own: Attempt, message: FromService) -> Option<Event> {
             epoch,
         },
         FromService::Drained => Event::Drained { attempt: own },
-        FromService::Serving { .. } | FromService::Pong { .. } => return None,
+        FromService::Serving { .. } | FromService::Pong { .. } | FromService::Schema(_) => {
+            return None;
+        }
         FromService::Late {
             contract,
             waited_ms,

@@ -155,6 +155,10 @@ impl Process {
     /// Its first word: attempt, leadership, ready, serving, descriptor of the routes.
     pub(crate) fn hello(&mut self) -> (Attempt, Leadership, bool, Vec<EdgeId>, Option<i32>) {
         match self.hear() {
+            Some(FromService::Schema(schema)) => {
+                assert_eq!((schema.name.as_str(), schema.major), ("kv", 1));
+                self.hello()
+            }
             Some(FromService::Hello {
                 attempt,
                 provides,

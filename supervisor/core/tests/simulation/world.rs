@@ -285,6 +285,7 @@ impl World {
             leadership,
             ready: fake.ready,
             serving: vec![],
+            verdicts: vec![],
         };
         self.later(5, event);
     }
@@ -421,6 +422,9 @@ impl World {
                 if let Err(reason) = answer {
                     self.fail(&format!("a client is refused: {reason}"));
                 }
+            }
+            Action::DropClient { reason, .. } => {
+                self.fail(&format!("a client is sent away: {reason}"));
             }
             Action::Note { .. } => {}
             Action::Exit => self.ended = true,
@@ -571,6 +575,7 @@ impl World {
                         caller,
                         contract,
                         schema: SCHEMA,
+                        verdicts: vec![],
                     });
                 }
                 5 => {
