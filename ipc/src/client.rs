@@ -19,6 +19,7 @@ pub use edge::{ConnectError, Edge};
 
 use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
+use crate::payload::WriteInPlace;
 use calls::{Answered, Calls, Failure, Spec};
 
 /// The trace that a call belongs to, in the terms of W3C Trace Context.
@@ -67,7 +68,7 @@ pub enum CallError<E: Debug> {
     /// This edge has sent more than its provider takes from it. Not executed.
     #[error("more requests than this edge may send")]
     QuotaExceeded,
-    /// The request is longer than its contract says. Not sent.
+    /// The request is longer than its contract says, or cannot be encoded. Not sent.
     #[error("request does not fit into {max} bytes")]
     TooLarge {
         /// The most that fits.
@@ -155,6 +156,37 @@ impl Connection {
         request: &<M::Request as Message>::View<'_>,
         options: CallOptions,
     ) -> Result<Ticket<M>, CallError<ErrorOf<M>>> {
+        let options = CallOptions {
+            key: options.key.or_else(|| M::key(request)),
+            ..options
+        };
+        self.submit_encoded::<M>(|chunk| M::Request::encode(request, chunk), options)
+    }
+
+    /// Sends a request that `write` writes straight into shared memory, without waiting.
+    ///
+    /// `write` is called again where the first place turns out to be none that can be sent. The
+    /// request is not looked at: it has the key that `options` give, if any.
+    #[inline]
+    pub fn submit_with<M: Method>(
+        &self,
+        write: impl Fn(
+            &mut <M::Request as WriteInPlace>::Place,
+        ) -> <M::Request as WriteInPlace>::Written,
+        options: CallOptions,
+    ) -> Result<Ticket<M>, CallError<ErrorOf<M>>>
+    where
+        M::Request: WriteInPlace,
+    {
+        self.submit_encoded::<M>(|chunk| M::Request::write(chunk, &write), options)
+    }
+
+    #[inline]
+    fn submit_encoded<M: Method>(
+        &self,
+        encode: impl Fn(&mut [u8]) -> Option<usize>,
+        options: CallOptions,
+    ) -> Result<Ticket<M>, CallError<ErrorOf<M>>> {
         debug_assert_eq!(
             (M::Contract::NAME, M::Contract::MAJOR),
             self.calls.contract(),
@@ -174,13 +206,9 @@ impl Connection {
             deadline_ns,
             provider_until_ns,
             trace: options.trace,
-            key: options.key.or_else(|| M::key(request)),
+            key: options.key,
         };
-        let index = self.calls.submit(spec, M::Contract::REQUEST_MAX, |chunk| {
-            postcard::to_slice(request, chunk)
-                .ok()
-                .map(|written| written.len())
-        })?;
+        let index = self.calls.submit(spec, M::Request::ENCODED_MAX, encode)?;
         Ok(Ticket {
             calls: Some(self.calls.clone()),
             index,
@@ -244,7 +272,7 @@ impl<M: Method> Ticket<M> {
                 method: PhantomData,
             }),
             Ok(Answered::Error(answer)) => {
-                let error = postcard::from_bytes(answer.bytes());
+                let error = <ErrorOf<M> as Message>::decode(answer.bytes());
                 drop(answer);
                 calls.release(self.index);
                 Err(error.map_or(CallError::Broken("malformed error"), CallError::Failed))
@@ -279,7 +307,7 @@ impl<M: Method> Response<M> {
     /// Reads the response in place; texts and bytes borrow from the chunk.
     #[inline]
     pub fn get(&self) -> Result<<M::Response as Message>::View<'_>, Malformed> {
-        postcard::from_bytes(self.bytes()).map_err(|_| Malformed)
+        M::Response::decode(self.bytes()).ok_or(Malformed)
     }
 
     /// The encoded response.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use insula_contract::id::ContractId;
 use insula_contract::schema::{Schema, TypeSchema};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 pub use key::key_of;
 
@@ -25,11 +25,13 @@ pub enum Safety {
     AtMostOnce,
 }
 
-/// A type that travels in a request or a response, as postcard in the shared chunk.
+/// A type that travels as a request, a response or a value of a stream.
 ///
-/// `#[derive(Message)]` implements it for `Get<'static>` where the struct is `Get<'a>`; borrowed
-/// `&str` and `&[u8]` fields are written once into the chunk and read in place. Every text, byte
-/// string and sequence declares its greatest length, so that channels are sized from the contract.
+/// `#[derive(Message)]` implements it for `Get<'static>` where the type is `Get<'a>`. The three
+/// classes of messages are described in [`crate::payload`].
+///
+/// What is decoded lies in memory that the other side can still write to. An implementation by
+/// hand may show bytes of it, and nothing that has to stay as it was checked: no `&str`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message",
     note = "derive `insula::Message` for a struct or an enum; a text, byte string or sequence is a \
@@ -37,26 +39,27 @@ pub enum Safety {
 )]
 pub trait Message: 'static {
     /// The same type with the lifetime of the chunk it borrows from.
-    type View<'a>: Serialize + Deserialize<'a> + Debug;
+    type View<'a>: Debug;
     /// The most bytes that a value can take.
     const ENCODED_MAX: usize;
+    /// Whether it is only ever a whole request, response or value, and no part of one.
+    const IS_WHOLE: bool = false;
+    /// [`Self::ENCODED_MAX`] of what is to be a part of something.
+    #[doc(hidden)]
+    const PART_MAX: usize = {
+        assert!(
+            !Self::IS_WHOLE,
+            "`Bytes` and `InPlace` are whole requests, responses or values, and no parts of them"
+        );
+        Self::ENCODED_MAX
+    };
     /// Its structure.
     fn schema() -> TypeSchema;
-
     /// Writes a value to the beginning of `place`; its length, `None` where it does not fit into
     /// `place` or [`Self::ENCODED_MAX`].
-    #[inline]
-    fn encode(value: &Self::View<'_>, place: &mut [u8]) -> Option<usize> {
-        let end = place.len().min(Self::ENCODED_MAX);
-        let written = postcard::to_slice(value, &mut place[..end]).ok()?;
-        Some(written.len())
-    }
-
+    fn encode(value: &Self::View<'_>, place: &mut [u8]) -> Option<usize>;
     /// Reads a value; `None` where the bytes are none.
-    #[inline]
-    fn decode(bytes: &[u8]) -> Option<Self::View<'_>> {
-        postcard::from_bytes(bytes).ok()
-    }
+    fn decode(bytes: &[u8]) -> Option<Self::View<'_>>;
 }
 
 /// A typed API with a name and a major version, made by `#[contract]`.

@@ -15,6 +15,7 @@ pub mod frames;
 mod header;
 pub mod local;
 mod memory;
+pub mod payload;
 #[doc(hidden)]
 pub mod raw;
 pub mod server;

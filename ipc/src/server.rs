@@ -27,6 +27,7 @@ use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
 use crate::header::Status;
 use crate::memory::MapError;
+use crate::payload::WriteInPlace;
 use crate::stream::Outlets;
 use crate::wake::{self, Watched};
 use edges::OpenEdge;
@@ -190,22 +191,33 @@ impl<'a> ReplySlot<'a> {
     /// Answers with the method's response, encoded straight into the chunk.
     #[inline]
     pub fn send<M: Method>(self, response: &<M::Response as Message>::View<'_>) -> Answer {
-        Self::sealed(Status::Response, postcard::to_slice(response, self.chunk))
+        Self::sealed(Status::Response, M::Response::encode(response, self.chunk))
     }
 
     /// Answers with the contract's error.
     pub fn fail<M: Method>(self, error: &ErrorOf<M>) -> Answer {
-        Self::sealed(Status::Error, postcard::to_slice(error, self.chunk))
+        Self::sealed(Status::Error, ErrorOf::<M>::encode(error, self.chunk))
+    }
+
+    /// Answers with what `write` writes straight into the chunk.
+    #[inline]
+    pub fn send_with<M: Method>(
+        self,
+        write: impl FnOnce(
+            &mut <M::Response as WriteInPlace>::Place,
+        ) -> <M::Response as WriteInPlace>::Written,
+    ) -> Answer
+    where
+        M::Response: WriteInPlace,
+    {
+        Self::sealed(Status::Response, M::Response::write(self.chunk, write))
     }
 
     #[inline]
-    fn sealed(status: Status, written: postcard::Result<&mut [u8]>) -> Answer {
+    fn sealed(status: Status, written: Option<usize>) -> Answer {
         match written {
-            Ok(bytes) => Answer {
-                status,
-                length: bytes.len(),
-            },
-            Err(_) => Answer {
+            Some(length) => Answer { status, length },
+            None => Answer {
                 status: Status::AnswerTooLong,
                 length: 0,
             },

@@ -41,7 +41,9 @@ fn call(client: &LocalClient, stop: &AtomicBool, seen: &Seen) {
         deadline: Some(WATCHDOG),
         ..CallOptions::default()
     };
-    let text = Text { text: "the same" };
+    let text = Text {
+        text: "the same".into(),
+    };
     while !stop.load(Ordering::Relaxed) {
         let echoed = connection
             .call::<methods::Echo>(&text, options)

@@ -4,8 +4,9 @@
 //! [`Plain`], [`Text`], [`Bytes`], [`Items`], [`Maybe`] and [`Array`]. The bytes are those of
 //! postcard with serde's own implementations, and differ from them in three ways that matter
 //! here: byte strings go in one copy instead of byte by byte, a capacity is an error on both sides
-//! when it is exceeded, and an owned text is copied out of the shared chunk *before* it is checked
-//! for UTF-8, since the other side could still write there.
+//! when it is exceeded, and a text is never shown as `&str` while it lies where the other side can
+//! still write: an owned one is copied *before* it is checked for UTF-8, and one that is read in
+//! place is a [`text::Text`].
 //!
 //! No allocation is larger than what has arrived by then can account for, plus [`RESERVED`].
 
@@ -16,6 +17,8 @@ pub use serde;
 use serde::de::{EnumAccess, Error as _, SeqAccess, VariantAccess, Visitor};
 use serde::ser::{Error as _, SerializeSeq, SerializeTuple};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::text;
 
 pub use crate::schema::{FieldSchema, MethodSchema, SafetySchema, TypeSchema, VariantSchema};
 
@@ -106,25 +109,25 @@ fn too_long(length: usize, max: usize) -> String {
     format!("length {length} exceeds the declared {max}")
 }
 
-impl<const MAX: usize, V: AsRef<str>> Encode<V> for Text<MAX> {
+impl<const MAX: usize> Encode<String> for Text<MAX> {
     #[inline]
-    fn encode<S: Serializer>(value: &V, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = value.as_ref();
-        if text.len() > MAX {
-            return Err(S::Error::custom(too_long(text.len(), MAX)));
-        }
-        serializer.serialize_str(text)
+    fn encode<S: Serializer>(text: &String, serializer: S) -> Result<S::Ok, S::Error> {
+        <Bytes<MAX> as Encode<_>>::encode(text, serializer)
     }
 }
 
-impl<'de: 'a, 'a, const MAX: usize> Decode<'de, &'a str> for Text<MAX> {
+impl<'a, const MAX: usize> Encode<text::Text<'a>> for Text<MAX> {
     #[inline]
-    fn decode<D: Deserializer<'de>>(deserializer: D) -> Result<&'a str, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        if text.len() > MAX {
-            return Err(D::Error::custom(too_long(text.len(), MAX)));
-        }
-        Ok(text)
+    fn encode<S: Serializer>(text: &text::Text<'a>, serializer: S) -> Result<S::Ok, S::Error> {
+        <Bytes<MAX> as Encode<_>>::encode(&text.as_bytes(), serializer)
+    }
+}
+
+impl<'de: 'a, 'a, const MAX: usize> Decode<'de, text::Text<'a>> for Text<MAX> {
+    #[inline]
+    fn decode<D: Deserializer<'de>>(deserializer: D) -> Result<text::Text<'a>, D::Error> {
+        let bytes = <Bytes<MAX> as Decode<&'a [u8]>>::decode(deserializer)?;
+        text::Text::checked(bytes).ok_or_else(|| D::Error::custom("not UTF-8"))
     }
 }
 
@@ -332,6 +335,48 @@ pub const fn greatest(values: &[usize]) -> usize {
         at += 1;
     }
     greatest
+}
+
+/// A value whose encoding is limited as a whole, and its content without the limit.
+pub trait Limited {
+    /// Encodes it, however long.
+    fn serialize_content<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
+}
+
+/// A limited value, to be encoded however long it is.
+#[derive(Debug)]
+pub struct Content<'a, T>(pub &'a T);
+
+impl<T: Limited> Serialize for Content<'_, T> {
+    #[inline]
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize_content(serializer)
+    }
+}
+
+/// Encodes a part that is limited to `max` bytes. Its length is counted first, which takes time by
+/// its number of fields, not by the length of its texts and byte strings.
+pub fn limited<T: Limited, S: Serializer>(
+    value: &T,
+    max: usize,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let counter = postcard::ser_flavors::Size::default();
+    let length =
+        postcard::serialize_with_flavor(&Content(value), counter).map_err(S::Error::custom)?;
+    if length > max {
+        return Err(S::Error::custom(too_long(length, max)));
+    }
+    value.serialize_content(serializer)
+}
+
+/// Writes a value to the beginning of `place`; its length, `None` where it does not fit into
+/// `place` or `max` bytes.
+#[inline]
+pub fn encode<T: Serialize + ?Sized>(value: &T, place: &mut [u8], max: usize) -> Option<usize> {
+    let end = place.len().min(max);
+    let written = postcard::to_slice(value, &mut place[..end]).ok()?;
+    Some(written.len())
 }
 
 /// Reads what fails only in a hostile or foreign encoding.

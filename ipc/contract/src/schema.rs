@@ -178,6 +178,14 @@ pub enum TypeSchema {
     Struct(Vec<FieldSchema>),
     /// One of the variants, numbered by their order.
     Enum(Vec<VariantSchema>),
+    /// As it lies in memory: numbers of their full width, low byte first, arrays and structs of
+    /// them without padding, and nothing else.
+    Fixed(#[serde(deserialize_with = "deeper")] Box<TypeSchema>),
+    /// Bytes, at most `max` of them, that are the whole of a request, response or value: without
+    /// a length of their own.
+    Raw {
+        max: u64,
+    },
 }
 
 /// A field of a struct or a variant.
@@ -265,6 +273,32 @@ impl TypeSchema {
                 let last = (variants.len() as u64).saturating_sub(1);
                 varint_length(last).saturating_add(greatest)
             }
+            Self::Fixed(item) => item.fixed_size(),
+            Self::Raw { max } => *max,
+        }
+    }
+
+    /// The bytes that a value takes in memory; saturates. 0 for what has no fixed layout, which is
+    /// no part of a [`TypeSchema::Fixed`].
+    fn fixed_size(&self) -> u64 {
+        match self {
+            Self::U8 | Self::I8 => 1,
+            Self::U16 | Self::I16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::U64 | Self::I64 | Self::F64 => 8,
+            Self::Array { length, item } => length.saturating_mul(item.fixed_size()),
+            Self::Struct(fields) => fields.iter().fold(0, |sum, field| {
+                sum.saturating_add(field.schema.fixed_size())
+            }),
+            Self::Fixed(item) => item.fixed_size(),
+            Self::Bool
+            | Self::Text { .. }
+            | Self::Bytes { .. }
+            | Self::Sequence { .. }
+            | Self::Option(_)
+            | Self::Limited { .. }
+            | Self::Enum(_)
+            | Self::Raw { .. } => 0,
         }
     }
 }

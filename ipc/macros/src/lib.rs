@@ -78,14 +78,19 @@ pub fn contract(options: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes a struct or an enum a message: encoding, decoding, greatest length and schema.
 ///
-/// Fields are `bool`, numbers of fixed width, `String`, `&str`, `&[u8]`, `Vec<T>`, `Option<T>`,
+/// Fields are `bool`, numbers of fixed width, `String`, `Text`, `&[u8]`, `Vec<T>`, `Option<T>`,
 /// `[T; N]` and other messages. Each text, byte string and sequence declares its greatest length
 /// in bytes or items: `#[message(max = 500)]`; a sequence of such gives one for each level, the
 /// outer first: `#[message(max = [16, 500])]`. It is enforced by both sides.
 ///
 /// `#[message(max = N)]` on the type itself says that values are never longer than `N` bytes in
 /// all, however long their parts could be: what is set aside in shared memory goes by it, and a
-/// longer value may not fit.
+/// longer value is not encoded.
+///
+/// `#[message(fixed)]` on a `#[repr(C)]` struct lets it travel as it lies in memory. Its fields are
+/// numbers, arrays of them and other such structs, it has no padding (both are checked when the
+/// program is compiled), and it derives `Clone` and `Copy`. Beside a `Quote` it makes the trait
+/// `QuoteInPlace`, by which the fields of an `InPlace<'_, Quote>` are reached where they lie.
 ///
 /// A message may have one lifetime, that of the shared memory it is read from. It is positional:
 /// the order of fields and variants is what travels. `Debug` is to be derived beside it.
@@ -95,6 +100,14 @@ pub fn contract(options: TokenStream, item: TokenStream) -> TokenStream {
 /// struct Get<'a> {
 ///     #[message(max = 500)]
 ///     key: &'a [u8],
+/// }
+///
+/// #[derive(Debug, Clone, Copy, Message)]
+/// #[message(fixed)]
+/// #[repr(C)]
+/// struct Quote {
+///     bid: f64,
+///     ask: f64,
 /// }
 /// ```
 #[proc_macro_derive(Message, attributes(message))]

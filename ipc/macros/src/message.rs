@@ -1,5 +1,7 @@
 //! `#[derive(Message)]`.
 
+mod fixed;
+
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::{
@@ -39,7 +41,11 @@ struct Message {
 
 pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let input: DeriveInput = syn::parse2(item)?;
-    Ok(Message::read(&input)?.write())
+    let options = read_options(&input.attrs)?;
+    if options.fixed {
+        return fixed::expand(&input, &options.krate);
+    }
+    Ok(Message::read(&input, options)?.write())
 }
 
 /// Adds `error` to those found before.
@@ -50,23 +56,43 @@ fn note(problems: &mut Option<Error>, error: Error) {
     }
 }
 
-/// The path to `insula-ipc` and the greatest length of the whole.
-fn read_options(attributes: &[Attribute]) -> Result<(Path, Option<Expr>)> {
-    let mut krate: Path = parse_quote!(::insula::ipc);
-    let mut max = None;
+/// What is said about the type as a whole.
+struct Options {
+    /// The path to `insula-ipc`.
+    krate: Path,
+    max: Option<Expr>,
+    fixed: bool,
+}
+
+fn read_options(attributes: &[Attribute]) -> Result<Options> {
+    let mut options = Options {
+        krate: parse_quote!(::insula::ipc),
+        max: None,
+        fixed: false,
+    };
     for attribute in attributes.iter().filter(|a| a.path().is_ident("message")) {
         attribute.parse_nested_meta(|meta| {
             if meta.path.is_ident("crate") {
-                krate = meta.value()?.call(Path::parse_mod_style)?;
+                options.krate = meta.value()?.call(Path::parse_mod_style)?;
             } else if meta.path.is_ident("max") {
-                max = Some(meta.value()?.parse()?);
+                options.max = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("fixed") {
+                options.fixed = true;
             } else {
-                return Err(meta.error("unknown option of a message; known: `max`, `crate`"));
+                return Err(
+                    meta.error("unknown option of a message; known: `max`, `fixed`, `crate`")
+                );
             }
             Ok(())
         })?;
     }
-    Ok((krate, max))
+    match &options.max {
+        Some(max) if options.fixed => Err(Error::new_spanned(
+            max,
+            "a fixed layout has one length, which is that of the struct",
+        )),
+        _ => Ok(options),
+    }
 }
 
 fn read_fields(fields: &Fields, problems: &mut Option<Error>) -> Vec<Field> {
@@ -85,7 +111,7 @@ fn read_fields(fields: &Fields, problems: &mut Option<Error>) -> Vec<Field> {
 }
 
 impl Message {
-    fn read(input: &DeriveInput) -> Result<Self> {
+    fn read(input: &DeriveInput, options: Options) -> Result<Self> {
         let mut problems = None;
         let mut lifetime = None;
         for parameter in &input.generics.params {
@@ -102,7 +128,7 @@ impl Message {
                 ),
             }
         }
-        let (krate, max) = read_options(&input.attrs)?;
+        let Options { krate, max, .. } = options;
         let body = match &input.data {
             Data::Struct(data) => Body::Struct(read_fields(&data.fields, &mut problems)),
             Data::Enum(data) => Body::Enum(
@@ -177,7 +203,12 @@ impl Message {
             None => quote!(<'__de>),
         };
         let (encoded_max, schema) = (self.encoded_max(), self.schema());
-        let (serialize, deserialize) = (self.serialize(), self.deserialize());
+        let (serialize, deserialize) = (self.serialize_impl(&generics), self.deserialize());
+        // A whole ends where it may end, so that its length need not be counted.
+        let whole = match &self.max {
+            None => quote!(__value),
+            Some(_) => quote!(&#krate::protocol::encoding::Content(__value)),
+        };
         let variants = self.variants(&decode_generics, &generics);
         quote! {
             #[automatically_derived]
@@ -187,18 +218,20 @@ impl Message {
                 fn schema() -> #krate::protocol::schema::TypeSchema {
                     #schema
                 }
-            }
-
-            #[automatically_derived]
-            impl #generics #serde::Serialize for #name #generics {
                 #[inline]
-                fn serialize<__S: #serde::Serializer>(
-                    &self,
-                    __serializer: __S,
-                ) -> ::std::result::Result<__S::Ok, __S::Error> {
-                    #serialize
+                fn encode(
+                    __value: &Self::View<'_>,
+                    __place: &mut [u8],
+                ) -> ::std::option::Option<usize> {
+                    #krate::protocol::encoding::encode(#whole, __place, Self::ENCODED_MAX)
+                }
+                #[inline]
+                fn decode(__bytes: &[u8]) -> ::std::option::Option<Self::View<'_>> {
+                    #krate::protocol::encoding::decode(__bytes)
                 }
             }
+
+            #serialize
 
             #[automatically_derived]
             impl #decode_generics #serde::Deserialize<'__de> for #name #generics {
@@ -272,6 +305,47 @@ impl Message {
                 let item = quote!(::std::boxed::Box::new(#structure));
                 let max = count(max);
                 quote!(#schema::TypeSchema::Limited { max: #max, item: #item })
+            }
+        }
+    }
+
+    /// How it is encoded as a part of something: within its limit, if it has one.
+    fn serialize_impl(&self, generics: &TokenStream) -> TokenStream {
+        let (krate, name, content) = (&self.krate, &self.name, self.serialize());
+        let encoding = quote!(#krate::protocol::encoding);
+        let serde = quote!(#encoding::serde);
+        let function = |name: TokenStream, body: TokenStream| {
+            quote! {
+                #[inline]
+                fn #name<__S: #serde::Serializer>(
+                    &self,
+                    __serializer: __S,
+                ) -> ::std::result::Result<__S::Ok, __S::Error> {
+                    #body
+                }
+            }
+        };
+        let Some(max) = &self.max else {
+            let serialize = function(quote!(serialize), content);
+            return quote! {
+                #[automatically_derived]
+                impl #generics #serde::Serialize for #name #generics {
+                    #serialize
+                }
+            };
+        };
+        let unlimited = function(quote!(serialize_content), content);
+        let limited = quote!(#encoding::limited(self, #max, __serializer));
+        let serialize = function(quote!(serialize), limited);
+        quote! {
+            #[automatically_derived]
+            impl #generics #encoding::Limited for #name #generics {
+                #unlimited
+            }
+
+            #[automatically_derived]
+            impl #generics #serde::Serialize for #name #generics {
+                #serialize
             }
         }
     }

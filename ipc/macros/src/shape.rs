@@ -67,16 +67,18 @@ impl Shape {
             )),
             Type::Reference(reference) if reference.mutability.is_none() => {
                 match &*reference.elem {
-                    Type::Path(path) if path.path.is_ident("str") => {
-                        Ok(Self::Text(capacities.take(ty, "bytes")?))
-                    }
+                    Type::Path(path) if path.path.is_ident("str") => Err(Error::new(
+                        ty.span(),
+                        "a `&str` in shared memory could be changed by its writer: use `Text<'a>`, \
+                         which is read in place, or `String`, which is a copy",
+                    )),
                     Type::Slice(slice) if is_u8(&slice.elem) => {
                         Ok(Self::Bytes(capacities.take(ty, "bytes")?))
                     }
                     _ => Err(Error::new(
                         ty.span(),
-                        "only `&str` and `&[u8]` are read in place; use `Vec` for other sequences, \
-                     and messages by value",
+                        "only `&[u8]` and `Text` are read in place; use `Vec` for other sequences, \
+                         and messages by value",
                     )),
                 }
             }
@@ -93,6 +95,9 @@ impl Shape {
                     },
                     PathArguments::None | PathArguments::Parenthesized(_) => None,
                 };
+                if last.ident == "Text" && is_of_a_lifetime(&last.arguments) {
+                    return Ok(Self::Text(capacities.take(ty, "bytes")?));
+                }
                 match (last.ident.to_string().as_str(), item) {
                     ("String", None) => Ok(Self::Text(capacities.take(ty, "bytes")?)),
                     ("Vec", Some(item)) if is_u8(item) => {
@@ -149,7 +154,7 @@ impl Shape {
         match self {
             Self::Message(ty) => {
                 let message = as_static(ty);
-                quote_spanned!(ty.span()=> <#message as #krate::contract::Message>::ENCODED_MAX)
+                quote_spanned!(ty.span()=> <#message as #krate::contract::Message>::PART_MAX)
             }
             Self::Text(max) | Self::Bytes(max) => quote!((#varint_length(#max) + (#max))),
             Self::Items(max, item) => {
@@ -209,6 +214,13 @@ pub(crate) fn count(max: &Expr) -> TokenStream {
         let count: usize = #max;
         count as u64
     })
+}
+
+fn is_of_a_lifetime(arguments: &PathArguments) -> bool {
+    let PathArguments::AngleBracketed(arguments) = arguments else {
+        return false;
+    };
+    arguments.args.len() == 1 && matches!(arguments.args[0], GenericArgument::Lifetime(_))
 }
 
 fn is_u8(ty: &Type) -> bool {

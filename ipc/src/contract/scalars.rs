@@ -1,5 +1,6 @@
 //! The messages that Rust has already: nothing, `bool` and numbers.
 
+use insula_contract::encoding;
 use insula_contract::schema::TypeSchema;
 
 use super::Message;
@@ -11,6 +12,12 @@ macro_rules! scalars {
             const ENCODED_MAX: usize = $encoded_max;
             fn schema() -> TypeSchema {
                 $schema
+            }
+            fn encode(value: &Self, place: &mut [u8]) -> Option<usize> {
+                encoding::encode(value, place, Self::ENCODED_MAX)
+            }
+            fn decode(bytes: &[u8]) -> Option<Self> {
+                encoding::decode(bytes)
             }
         }
     )*};

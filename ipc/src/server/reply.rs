@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use super::{Answer, ReplySlot};
 use crate::contract::{ErrorOf, Message, Method};
+use crate::payload::WriteInPlace;
 
 /// A [`ReplySlot`] that takes only what `M` answers.
 #[derive(Debug)]
@@ -27,6 +28,20 @@ impl<'a, M: Method> Reply<'a, M> {
     #[inline]
     pub fn send(self, response: &<M::Response as Message>::View<'_>) -> Answer {
         self.slot.send::<M>(response)
+    }
+
+    /// Answers with what `write` writes straight into the chunk that the client will read.
+    #[inline]
+    pub fn send_with(
+        self,
+        write: impl FnOnce(
+            &mut <M::Response as WriteInPlace>::Place,
+        ) -> <M::Response as WriteInPlace>::Written,
+    ) -> Answer
+    where
+        M::Response: WriteInPlace,
+    {
+        self.slot.send_with::<M>(write)
     }
 
     /// Answers with the contract's error.

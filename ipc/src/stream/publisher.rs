@@ -14,6 +14,7 @@ use super::outlet::{Outlet, PublishError, Seat};
 use super::{Delivery, Stream};
 use crate::clock;
 use crate::contract::Message;
+use crate::payload::WriteInPlace;
 use crate::wake;
 
 /// All streams of one provider; the struct that `#[contract]` makes of them holds one.
@@ -186,6 +187,23 @@ impl<S: Stream> Publisher<S> {
                 return published;
             }
         }
+    }
+
+    /// Sends a value that `write` writes straight into shared memory, without waiting. It is called
+    /// once for each subscriber, or once in all where the stream has a history.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`].
+    pub fn publish_with(
+        &self,
+        write: impl Fn(&mut <S::Item as WriteInPlace>::Place) -> <S::Item as WriteInPlace>::Written,
+    ) -> Result<(), PublishError>
+    where
+        S::Item: WriteInPlace,
+    {
+        let encode = |place: &mut [u8]| S::Item::write(place, &write);
+        self.outlet.borrow_mut().publish(&encode)
     }
 
     /// Disconnects the subscribers that have no room; how many. They are told, and join again.

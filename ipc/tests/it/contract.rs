@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use insula_contract::encoding;
 use insula_contract::schema::{
     FieldSchema, MethodSchema, SafetySchema, Schema, TypeSchema, VariantSchema,
 };
@@ -73,6 +74,12 @@ impl Message for LedgerError {
             fields: vec![field],
         }])
     }
+    fn encode(value: &LedgerError, place: &mut [u8]) -> Option<usize> {
+        encoding::encode(value, place, Self::ENCODED_MAX)
+    }
+    fn decode(bytes: &[u8]) -> Option<LedgerError> {
+        encoding::decode(bytes)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +99,12 @@ impl Message for Text<'static> {
             schema,
         }])
     }
+    fn encode(value: &Text<'_>, place: &mut [u8]) -> Option<usize> {
+        encoding::encode(value, place, Self::ENCODED_MAX)
+    }
+    fn decode(bytes: &[u8]) -> Option<Text<'_>> {
+        encoding::decode(bytes)
+    }
 }
 
 pub(crate) struct Total;
@@ -101,6 +114,12 @@ impl Message for Total {
     const ENCODED_MAX: usize = 10;
     fn schema() -> TypeSchema {
         TypeSchema::U64
+    }
+    fn encode(value: &u64, place: &mut [u8]) -> Option<usize> {
+        encoding::encode(value, place, Self::ENCODED_MAX)
+    }
+    fn decode(bytes: &[u8]) -> Option<u64> {
+        encoding::decode(bytes)
     }
 }
 

@@ -7,6 +7,7 @@ mod deaths;
 mod hostile;
 mod instances;
 mod overload;
+mod payloads;
 mod process;
 mod streams;
 mod turnover;

@@ -30,7 +30,7 @@ pub trait Echo {
 pub struct Text<'a> {
     /// The text.
     #[message(max = TEXT_MAX)]
-    pub text: &'a str,
+    pub text: insula::Text<'a>,
 }
 
 /// Asks for the next number.

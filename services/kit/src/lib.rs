@@ -35,6 +35,7 @@ mod service;
 pub mod store;
 
 pub use insula_ipc as ipc;
+pub use insula_ipc::payload::{Bytes, InPlace, Text};
 pub use insula_ipc::{Message, contract};
 pub use runtime::Runtime;
 pub use service::{Context, Failure, Service, Writes};

@@ -156,8 +156,8 @@ impl KvServer for Kv {
                 bytes,
                 map_bytes: self.store.size_max(),
                 epoch: epoch.0,
-                durability: self.store.durability().name(),
-                release: &self.release,
+                durability: self.store.durability().name().into(),
+                release: (&self.release).into(),
             }),
             (Err(error), _) | (_, Err(error)) => reply.fail(&failed(&error)),
         }

@@ -15,6 +15,8 @@
 //! | limit of the whole | the reader's may be greater or missing |
 //! | struct | not in the number, order or names of fields; each field by its own rule |
 //! | enum | the reader may know more variants, all of them after those of the writer |
+//! | fixed layout | not at all: it has no room to differ in, and is none with an encoded type |
+//! | raw bytes | the reader's capacity may be greater; they are not a byte string, which has a length |
 //! | method | the provider may have more |
 //! | safety | the provider's may be stronger: at most once, idempotent, `once` |
 //! | in-flight limit | the provider's may be greater |
@@ -435,7 +437,8 @@ impl Pass {
         use TypeSchema as T;
         match (written, read) {
             (T::Text { max: sent }, T::Text { max: taken })
-            | (T::Bytes { max: sent }, T::Bytes { max: taken }) => {
+            | (T::Bytes { max: sent }, T::Bytes { max: taken })
+            | (T::Raw { max: sent }, T::Raw { max: taken }) => {
                 self.capacity(reader, *sent, *taken);
             }
             (
@@ -467,7 +470,9 @@ impl Pass {
                 }
                 self.at("[]", |pass| pass.reads(reader, written, read));
             }
-            (T::Option(written), T::Option(read)) => self.reads(reader, written, read),
+            (T::Option(written), T::Option(read)) | (T::Fixed(written), T::Fixed(read)) => {
+                self.reads(reader, written, read);
+            }
             // A limit has no bytes of its own.
             (written, T::Limited { max, item: read }) => {
                 self.capacity(reader, written.encoded_max(), *max);
@@ -551,5 +556,7 @@ fn kind(schema: &TypeSchema) -> &'static str {
         TypeSchema::Limited { item, .. } => kind(item),
         TypeSchema::Struct(_) => "struct",
         TypeSchema::Enum(_) => "enum",
+        TypeSchema::Fixed(_) => "fixed layout",
+        TypeSchema::Raw { .. } => "raw bytes",
     }
 }

@@ -138,8 +138,72 @@ fn put(schema: &TypeSchema, value: &Value, out: &mut Vec<u8>) {
             put_varint(number as u64, out);
             put_fields(&variants[number].fields, values, out);
         }
+        (T::Fixed(item), value) => put_fixed(item, value, out),
+        (T::Raw { .. }, Value::Bytes(bytes)) => out.extend(bytes),
         (schema, value) => panic!("{value:?} is not of {schema:?}"),
     }
+}
+
+/// A value as it lies in memory, on hosts whose low byte comes first.
+fn put_fixed(schema: &TypeSchema, value: &Value, out: &mut Vec<u8>) {
+    use TypeSchema as T;
+    let mut low = |number: u64, count: usize| out.extend(&number.to_le_bytes()[..count]);
+    match (schema, value) {
+        (T::U8, Value::Unsigned(value)) => low(*value, 1),
+        (T::U16, Value::Unsigned(value)) => low(*value, 2),
+        (T::U32, Value::Unsigned(value)) => low(*value, 4),
+        (T::U64, Value::Unsigned(value)) => low(*value, 8),
+        (T::I8, Value::Signed(value)) => low(*value as u64, 1),
+        (T::I16, Value::Signed(value)) => low(*value as u64, 2),
+        (T::I32, Value::Signed(value)) => low(*value as u64, 4),
+        (T::I64, Value::Signed(value)) => low(*value as u64, 8),
+        (T::F32, Value::Float(bits)) => low(*bits, 4),
+        (T::F64, Value::Float(bits)) => low(*bits, 8),
+        (T::Array { item, .. }, Value::List(values)) => {
+            values.iter().for_each(|value| put_fixed(item, value, out));
+        }
+        (T::Struct(fields), Value::Struct(values)) => {
+            for (field, (_, value)) in fields.iter().zip(values) {
+                put_fixed(&field.schema, value, out);
+            }
+        }
+        (T::Fixed(item), value) => put_fixed(item, value, out),
+        (schema, value) => panic!("{value:?} is not of a fixed {schema:?}"),
+    }
+}
+
+fn get_fixed(schema: &TypeSchema, bytes: &mut &[u8]) -> Option<Value> {
+    use TypeSchema as T;
+    let mut low = |count: usize| {
+        let mut word = [0; 8];
+        word[..count].copy_from_slice(take(bytes, count as u64)?);
+        Some(u64::from_le_bytes(word))
+    };
+    Some(match schema {
+        T::U8 => Value::Unsigned(low(1)?),
+        T::U16 => Value::Unsigned(low(2)?),
+        T::U32 => Value::Unsigned(low(4)?),
+        T::U64 => Value::Unsigned(low(8)?),
+        T::I8 => Value::Signed(i64::from(low(1)? as i8)),
+        T::I16 => Value::Signed(i64::from(low(2)? as i16)),
+        T::I32 => Value::Signed(i64::from(low(4)? as i32)),
+        T::I64 => Value::Signed(low(8)? as i64),
+        T::F32 => Value::Float(low(4)?),
+        T::F64 => Value::Float(low(8)?),
+        T::Array { length, item } => Value::List(
+            (0..*length)
+                .map(|_| get_fixed(item, bytes))
+                .collect::<Option<_>>()?,
+        ),
+        T::Struct(fields) => Value::Struct(
+            fields
+                .iter()
+                .map(|field| Some((field.name.clone(), get_fixed(&field.schema, bytes)?)))
+                .collect::<Option<_>>()?,
+        ),
+        T::Fixed(item) => get_fixed(item, bytes)?,
+        _ => return None,
+    })
 }
 
 fn put_fields(fields: &[FieldSchema], values: &[(String, Value)], out: &mut Vec<u8>) {
@@ -216,6 +280,11 @@ fn get(schema: &TypeSchema, bytes: &mut &[u8]) -> Option<Value> {
             let variant = variants.get(number)?;
             Value::Variant(variant.name.clone(), get_fields(&variant.fields, bytes)?)
         }
+        T::Fixed(item) => get_fixed(item, bytes)?,
+        T::Raw { max } => {
+            let all = (bytes.len() as u64 <= *max).then_some(bytes.len() as u64)?;
+            Value::Bytes(take(bytes, all)?.to_vec())
+        }
     })
 }
 
@@ -258,7 +327,7 @@ pub(crate) fn value(schema: &TypeSchema, choices: &mut Choices) -> Option<Value>
                     .collect(),
             )
         }
-        T::Bytes { max } => {
+        T::Bytes { max } | T::Raw { max } => {
             let length = length(*max, choices);
             Value::Bytes((0..length).map(|_| choices.below(256) as u8).collect())
         }
@@ -275,6 +344,7 @@ pub(crate) fn value(schema: &TypeSchema, choices: &mut Choices) -> Option<Value>
                 .map(|_| value(item, choices))
                 .collect::<Option<_>>()?,
         ),
+        T::Fixed(item) => value(item, choices)?,
         T::Option(item) => match choices.below(2) {
             0 => Value::Option(None),
             _ => Value::Option(Some(Box::new(value(item, choices)?))),
@@ -322,7 +392,7 @@ const SCALARS: [TypeSchema; 11] = [
 pub(crate) fn type_schema(choices: &mut Choices, depth: u32) -> TypeSchema {
     use TypeSchema as T;
     let inner = |choices: &mut Choices| Box::new(type_schema(choices, depth - 1));
-    match choices.below(if depth == 0 { 4 } else { 11 }) {
+    match choices.below(if depth == 0 { 4 } else { 12 }) {
         0 | 1 => SCALARS[choices.below(11) as usize].clone(),
         2 => T::Text {
             max: u64::from(choices.below(7)),
@@ -344,6 +414,7 @@ pub(crate) fn type_schema(choices: &mut Choices, depth: u32) -> TypeSchema {
             item: inner(choices),
         },
         8 | 9 => T::Struct(fields(choices, depth - 1)),
+        10 => T::Fixed(Box::new(fixed(choices, depth - 1))),
         _ => T::Enum(
             (0..choices.below(4))
                 .map(|number| VariantSchema {
@@ -352,6 +423,37 @@ pub(crate) fn type_schema(choices: &mut Choices, depth: u32) -> TypeSchema {
                 })
                 .collect(),
         ),
+    }
+}
+
+/// Some type of a fixed layout.
+fn fixed(choices: &mut Choices, depth: u32) -> TypeSchema {
+    use TypeSchema as T;
+    match choices.below(if depth == 0 { 1 } else { 3 }) {
+        0 => SCALARS[1 + choices.below(10) as usize].clone(),
+        1 => T::Array {
+            length: u64::from(choices.below(4)),
+            item: Box::new(fixed(choices, depth - 1)),
+        },
+        _ => T::Struct(
+            (0..choices.below(4))
+                .map(|number| FieldSchema {
+                    name: format!("f{number}"),
+                    schema: fixed(choices, depth - 1),
+                })
+                .collect(),
+        ),
+    }
+}
+
+/// Some type of a whole request, response or value.
+fn whole(choices: &mut Choices) -> TypeSchema {
+    if choices.once_in(8) {
+        TypeSchema::Raw {
+            max: u64::from(choices.below(7)),
+        }
+    } else {
+        type_schema(choices, 3)
     }
 }
 
@@ -375,8 +477,8 @@ fn method(choices: &mut Choices, id: u16) -> MethodSchema {
         id,
         name: format!("m{id}"),
         safety: SAFETIES[choices.below(3) as usize],
-        request: type_schema(choices, 3),
-        response: type_schema(choices, 3),
+        request: whole(choices),
+        response: whole(choices),
     }
 }
 
@@ -401,7 +503,7 @@ fn stream(choices: &mut Choices, id: u16) -> StreamSchema {
         id,
         name: format!("s{id}"),
         delivery: delivery(choices),
-        item: type_schema(choices, 3),
+        item: whole(choices),
     }
 }
 
@@ -461,8 +563,51 @@ pub(crate) fn mutate(schema: &mut Schema, choices: &mut Choices) {
     }
 }
 
+/// Changes parts of a fixed layout into others.
+fn mutate_fixed(schema: &mut TypeSchema, choices: &mut Choices) {
+    use TypeSchema as T;
+    match schema {
+        T::Array { length, item } => {
+            if choices.once_in(8) {
+                *length = u64::from(choices.below(4));
+            }
+            mutate_fixed(item, choices);
+        }
+        T::Struct(fields) => {
+            fields
+                .iter_mut()
+                .for_each(|field| mutate_fixed(&mut field.schema, choices));
+            if choices.once_in(12) {
+                fields.reverse();
+            }
+        }
+        scalar => {
+            if choices.once_in(20) {
+                *scalar = SCALARS[1 + choices.below(10) as usize].clone();
+            }
+        }
+    }
+}
+
 fn mutate_type(schema: &mut TypeSchema, choices: &mut Choices) {
     use TypeSchema as T;
+    if let T::Raw { max } = schema {
+        // It is a whole, and no part of anything.
+        if choices.once_in(5) {
+            *max = u64::from(choices.below(7));
+        }
+        if choices.once_in(20) {
+            *schema = T::Bytes { max: 6 };
+        }
+        return;
+    }
+    if let T::Fixed(item) = schema {
+        mutate_fixed(item, choices);
+        if choices.once_in(20) {
+            *schema = (**item).clone();
+        }
+        return;
+    }
     let vary = |number: &mut u64, choices: &mut Choices| {
         if choices.once_in(5) {
             *number = (*number + u64::from(choices.below(5))).saturating_sub(2);
@@ -485,6 +630,7 @@ fn mutate_type(schema: &mut TypeSchema, choices: &mut Choices) {
     }
     match schema {
         T::Text { max } | T::Bytes { max } => vary(max, choices),
+        T::Fixed(_) | T::Raw { .. } => {}
         T::Sequence { max: number, item } | T::Limited { max: number, item } => {
             vary(number, choices);
             mutate_type(item, choices);

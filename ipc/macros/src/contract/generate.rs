@@ -287,10 +287,10 @@ impl Contract {
         });
         let arms = self.methods.iter().map(|method| {
             let (method_ident, id) = (&method.ident, method.id);
-            let request: Type = method.request.clone().unwrap_or_else(|| parse_quote!(()));
+            let request = method.static_request();
             let argument = method.request.iter().map(|_| quote!(__request,));
             quote! {
-                #id => match #krate::protocol::encoding::decode::<#request>(__body) {
+                #id => match <#request as #krate::contract::Message>::decode(__body) {
                     ::std::option::Option::Some(__request) => {
                         #name::#method_ident(
                             &mut self.0,

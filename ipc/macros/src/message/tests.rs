@@ -21,7 +21,7 @@ fn whatever_has_no_length_of_its_own_needs_one() {
     for (ty, unit) in [
         (quote!(String), "bytes"),
         (quote!(std::string::String), "bytes"),
-        (quote!(&'a str), "bytes"),
+        (quote!(Text<'a>), "bytes"),
         (quote!(&'a [u8]), "bytes"),
         (quote!(Vec<u8>), "bytes"),
         (quote!(Vec<Entry<'a>>), "items"),
@@ -40,7 +40,7 @@ fn whatever_has_no_length_of_its_own_needs_one() {
 
 #[test]
 fn each_level_needs_its_length() {
-    let nested = quote!(field: Vec<Option<&'a str>>);
+    let nested = quote!(field: Vec<Option<payload::Text<'a>>>);
     let problem = &of_field(quote!(#[message(max = 5)] #nested))[0];
     assert!(
         problem.starts_with("one greatest length is missing"),
@@ -64,10 +64,14 @@ fn types_without_a_fixed_meaning_are_refused() {
     for (ty, expected) in [
         (quote!(usize), "not a type of messages: numbers are"),
         (quote!(char), "not a type of messages: numbers are"),
-        (quote!(&'a u64), "only `&str` and `&[u8]` are read in place"),
+        (
+            quote!(&'a str),
+            "a `&str` in shared memory could be changed by its writer: use `Text<'a>`",
+        ),
+        (quote!(&'a u64), "only `&[u8]` and `Text` are read in place"),
         (
             quote!(&'a [u16]),
-            "only `&str` and `&[u8]` are read in place",
+            "only `&[u8]` and `Text` are read in place",
         ),
         (quote!(&'a mut str), "not a type of messages"),
         (quote!((u8, u8)), "not a type of messages"),
@@ -132,4 +136,73 @@ fn many_fields_are_groups_of_tuples() {
     let items = (0..20).map(|number| quote!(#number)).collect();
     let nested: syn::ExprTuple = syn::parse2(tuple(items)).unwrap();
     assert_eq!(nested.elems.len(), 2);
+}
+
+#[test]
+fn a_fixed_layout_is_checked() {
+    let fields = quote!({ x: f64, y: [u16; 4] });
+    assert_eq!(
+        problems(quote!(#[message(fixed)] #[repr(C)] struct Point #fields)),
+        [""; 0]
+    );
+    assert_eq!(
+        problems(quote!(
+            #[message(fixed)]
+            #[repr(C, align(16))]
+            struct Pair(u64, u64);
+        )),
+        [""; 0]
+    );
+    for (item, expected) in [
+        (
+            quote!(#[message(fixed)] struct Point #fields),
+            "a fixed layout needs `#[repr(C)]`",
+        ),
+        (
+            quote!(#[message(fixed)] #[repr(C, packed)] struct Point #fields),
+            "a packed struct does not lie",
+        ),
+        (
+            quote!(
+                #[message(fixed)]
+                #[repr(u8)]
+                enum Kind {
+                    A,
+                }
+            ),
+            "only a struct has a fixed layout",
+        ),
+        (
+            quote!(
+                #[message(fixed)]
+                #[repr(C)]
+                struct Point<'a> {
+                    x: &'a [u8],
+                }
+            ),
+            "a message of a fixed layout borrows nothing",
+        ),
+        (
+            quote!(#[message(fixed, max = 3)] #[repr(C)] struct Point #fields),
+            "a fixed layout has one length",
+        ),
+        (
+            quote!(
+                #[message(fixed)]
+                #[repr(C)]
+                struct Point {
+                    #[message(max = 3)]
+                    x: u8,
+                }
+            ),
+            "a field of a fixed layout has no options",
+        ),
+        (
+            quote!(#[message(flat)] struct Point #fields),
+            "unknown option of a message; known: `max`, `fixed`, `crate`",
+        ),
+    ] {
+        let problems = problems(item.clone());
+        assert!(problems[0].starts_with(expected), "{item}: {problems:?}");
+    }
 }

@@ -155,8 +155,8 @@ impl KvServer for Memory {
             bytes: 0,
             map_bytes: 0,
             epoch: 0,
-            durability: "none",
-            release: "",
+            durability: "none".into(),
+            release: "".into(),
         })
     }
 }

@@ -6,7 +6,7 @@
 //! never given again, not even to a key that was deleted and put anew. So a revision that is
 //! unchanged means that nobody wrote in between, which equal values would not.
 
-use insula::{Message, contract};
+use insula::{Message, Text, contract};
 
 /// The longest key in bytes.
 pub const KEY_MAX: usize = 500;
@@ -237,10 +237,10 @@ pub struct Stats<'a> {
     pub epoch: u64,
     /// The durability class by name: `strict`, `grouped`, `periodic`.
     #[message(max = 32)]
-    pub durability: &'a str,
+    pub durability: Text<'a>,
     /// The version of the release that answers.
     #[message(max = 64)]
-    pub release: &'a str,
+    pub release: Text<'a>,
 }
 
 /// Why a request was not executed.

@@ -125,8 +125,8 @@ impl KvServer for Memory {
             bytes: 0,
             map_bytes: 0,
             epoch: 1,
-            durability: "grouped",
-            release: "1.0.0",
+            durability: "grouped".into(),
+            release: "1.0.0".into(),
         })
     }
 }

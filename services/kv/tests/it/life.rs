@@ -44,7 +44,7 @@ fn a_service_leads_answers_drains_and_ends_when_it_is_told() {
     let stats = stats.get().unwrap();
     assert_eq!(
         (stats.entries, stats.epoch, stats.durability, stats.release),
-        (1, 1, "grouped", "1.2.3")
+        (1, 1, "grouped".into(), "1.2.3".into())
     );
     kv.tell(&ToService::Ping { ping: 9 }, None);
     kv.expect(&FromService::Pong { ping: 9 });
