@@ -3,6 +3,8 @@
 //! The walled program is this test's own binary: run with [`ROLE`], `walled_child` tries what it is
 //! told to try and writes what came of it to its standard output.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -345,7 +347,11 @@ fn a_process_inherits_nothing_that_was_not_named() {
             .unwrap()
             .starts_with("pipe:")
     );
-    assert_eq!(fs::read(proc.join("environ")).unwrap(), b"LANG=C\0");
+    // The parent goes on as soon as exec has let go of its memory, a little before this is set.
+    let environment = support::wait_for("the environment", || {
+        Some(fs::read(proc.join("environ")).unwrap()).filter(|text| !text.is_empty())
+    });
+    assert_eq!(environment, b"LANG=C\0");
     assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), place.path("data"));
     let limits = fs::read_to_string(proc.join("limits")).unwrap();
     let limit = |name: &str| {
