@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use insula_contract::encoding;
 use insula_contract::schema::TypeSchema;
 use insula_ipc::client::{CallOptions, Connection};
 use insula_ipc::contract::{Contract, Message};
@@ -48,6 +49,12 @@ impl<const MAX: usize> Message for Payload<'static, MAX> {
     const ENCODED_MAX: usize = MAX + 5;
     fn schema() -> TypeSchema {
         TypeSchema::Bytes { max: MAX as u64 }
+    }
+    fn encode(value: &Payload<'_, MAX>, place: &mut [u8]) -> Option<usize> {
+        encoding::encode(value, place, Self::ENCODED_MAX)
+    }
+    fn decode(bytes: &[u8]) -> Option<Payload<'_, MAX>> {
+        encoding::decode(bytes)
     }
 }
 

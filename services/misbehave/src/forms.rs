@@ -30,7 +30,7 @@ macro_rules! form {
             pub(crate) struct Text<'a> {
                 /// The text.
                 #[message(max = $max)]
-                pub(crate) text: &'a str,
+                pub(crate) text: insula::Text<'a>,
             }
 
             /// A length.
@@ -104,7 +104,9 @@ macro_rules! consume {
             let edge = runtime.edge::<$form>(Duration::from_secs(10))?;
             std::thread::spawn(move || match $module::FormClient::connect(&edge) {
                 Ok(client) => tell(|| {
-                    let text = "a text of some length that is more than fifty bytes long";
+                    let text = insula::Text::new(
+                        "a text of some length that is more than fifty bytes long",
+                    );
                     let answer = client.measure(&$module::Text { text });
                     answer.map(drop).map_err(|error| error.to_string())
                 }),
