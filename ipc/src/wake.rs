@@ -111,11 +111,13 @@ pub(crate) fn ring_always(waiter: &Waiter) {
 
 /// Tells the owner of `waiter` about what was published before, if it sleeps.
 ///
-/// The caller has issued [`published`] since it published.
-pub(crate) fn ring(waiter: &Waiter) {
-    if waiter.asleep.load(Ordering::Relaxed) != 0 {
+/// The caller has issued [`published`] since it published. Returns whether it was seen to sleep.
+pub(crate) fn ring(waiter: &Waiter) -> bool {
+    let asleep = waiter.asleep.load(Ordering::Relaxed) != 0;
+    if asleep {
         ring_always(waiter);
     }
+    asleep
 }
 
 /// Orders what was published before the looks at asleep flags that follow.

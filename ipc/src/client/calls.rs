@@ -118,10 +118,10 @@ impl Place {
         self.edge.page().page().servers.get(usize::from(slot))
     }
 
-    fn ring(&self, peers: &Peers, place: u8) {
+    fn ring(&self, peers: &mut Peers, place: u8) {
         wake::published();
         if let Some(server) = self.server(peers.at(place).target.slot) {
-            wake::ring(server);
+            peers.rung(place, wake::ring(server));
         }
     }
 }
@@ -242,7 +242,7 @@ impl Calls {
         let stage = match choice {
             Choice::To(to) => match state.peers.send(to, header, bounded) {
                 Ok(pending) => {
-                    self.place.ring(&state.peers, to);
+                    self.place.ring(&mut state.peers, to);
                     Stage::Sent { pending, to }
                 }
                 Err(NotSent::TooLong) => return Err(too_large),

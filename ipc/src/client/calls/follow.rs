@@ -125,7 +125,7 @@ impl Calls {
             }
         }
         for place in (0..TARGETS as u8).filter(|place| rung & 1 << place != 0) {
-            self.place.ring(&state.peers, place);
+            self.place.ring(&mut state.peers, place);
         }
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Peer {
     pub(super) link: Option<ClientEnd>,
     /// It could not be connected to; when to try again.
     pub(super) retry_link_ns: u64,
+    /// It slept when it was last sent something, and was rung.
+    pub(super) was_rung: bool,
     /// Calls that lie with it.
     pub(super) outstanding: u32,
     /// It refused because it leaves or does not lead: until then others are better.
@@ -30,6 +32,7 @@ impl Peer {
         target: Target::NONE,
         link: None,
         retry_link_ns: 0,
+        was_rung: false,
         outstanding: 0,
         shunned_until_ns: 0,
     };
@@ -234,6 +237,12 @@ impl Peers {
         let pending = link.send(header, encode)?;
         peer.outstanding += 1;
         Ok(pending)
+    }
+
+    /// Notes whether the instance slept when it was sent something.
+    #[inline]
+    pub(super) fn rung(&mut self, place: u8, asleep: bool) {
+        self.list[usize::from(place)].was_rung = asleep;
     }
 
     /// Notes that a call lies with the instance no more.

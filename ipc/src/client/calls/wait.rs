@@ -113,15 +113,20 @@ impl Calls {
         look: &mut impl FnMut(&Self, &mut State) -> bool,
     ) {
         let unrung = self.place.waiter().bell.load(Ordering::SeqCst) == bell_seen;
+        let mut sleeps = false;
         for peer in state.peers.iter().filter(|peer| peer.outstanding > 0) {
             if let Some(server) = self.place.server(peer.target.slot) {
-                if server.asleep.load(Ordering::SeqCst) != 0 {
+                let asleep = server.asleep.load(Ordering::SeqCst) != 0;
+                sleeps |= asleep;
+                // One that was rung only waits for a processor.
+                if asleep && !peer.was_rung {
                     self.rescues.set(self.rescues.get() + 1);
                 }
                 wake::ring_always(server);
             }
         }
-        if look(self, state) && unrung {
+        // A server that is awake may be between its answer and its ring.
+        if look(self, state) && unrung && sleeps {
             self.rescues.set(self.rescues.get() + 1);
         }
     }
