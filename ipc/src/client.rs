@@ -7,6 +7,7 @@
 //!
 //! What a connection does when its provider changes is in `calls`.
 
+mod budget;
 mod calls;
 mod edge;
 

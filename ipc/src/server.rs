@@ -306,6 +306,7 @@ pub struct Server<D, J> {
     late_since_ns: u64,
     /// An edge could not be served, so that a consumer may live that is not among the edges.
     missed_edge: bool,
+    refused: usize,
     outlets: Option<Outlets>,
     control: Arc<AtomicU32>,
     /// The control word as the last park left it.
@@ -343,6 +344,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             held: Vec::new(),
             late_since_ns: 0,
             missed_edge: false,
+            refused: 0,
             outlets: dispatch.outlets().cloned(),
             control: Arc::new(AtomicU32::new(0)),
             control_seen: 0,
@@ -457,6 +459,11 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             wake::get_up(edge.waiter());
         }
         self.control_seen = self.control.load(Ordering::SeqCst);
+    }
+
+    /// How many requests were answered without being executed, for whatever reason.
+    pub fn refused(&self) -> usize {
+        self.refused
     }
 
     /// What wakes this server.

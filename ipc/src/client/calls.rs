@@ -16,8 +16,11 @@
 //!
 //! A kept call is sent, with its old number, as soon as an instance serves that it may go to;
 //! after a refusal not before the route changes or a short pause ends, unless another instance
-//! serves. While its target holds, a sent call waits where it is: its attempt may still answer.
+//! serves. A refusal because a server leaves or does not lead costs nothing; one because it cannot
+//! or will not execute the request costs a retry from the edge's budget, without which the call
+//! ends (overload, quota) or waits for one (unable). While its target holds, a sent call waits where it is: its attempt may still answer.
 
+mod breaker;
 mod call;
 mod follow;
 mod peers;
@@ -38,7 +41,7 @@ use crate::contract::Safety;
 use crate::header::{RequestHeader, VERSION, sent_at};
 use crate::wake;
 use call::{Call, Stage};
-use peers::{Choice, Peers};
+use peers::{Choice, Peers, Verdict};
 
 /// The pause before a refused call is sent again to the same attempt; doubled up to the last.
 const PAUSE_FIRST_NS: u64 = 200_000;
@@ -152,7 +155,7 @@ impl Drop for Calls {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         state.calls = Box::default();
-        state.peers = Peers::new(0);
+        state.peers.clear();
         self.place
             .edge
             .release(self.place.slot, state.next_sequence);
@@ -185,7 +188,11 @@ impl Calls {
         let state = State {
             // Anything else than what is there: nothing was acted upon yet.
             seen: place.change().wrapping_sub(1),
-            peers: Peers::new(RandomState::new().hash_one(place.slot)),
+            peers: Peers::new(
+                place.edge.clone(),
+                next_sequence,
+                RandomState::new().hash_one(place.slot),
+            ),
             next_sequence,
             calls: std::iter::repeat_with(free_call)
                 .take(sizes.in_flight)
@@ -252,16 +259,16 @@ impl Calls {
                     Stage::Kept {
                         bytes,
                         not_before_ns,
+                        paid: true,
                     }
                 }
             },
-            Choice::Wait => {
-                let bytes = write_down(request_max, bounded).ok_or(too_large)?;
-                Stage::Kept {
-                    bytes,
-                    not_before_ns: 0,
-                }
-            }
+            Choice::Wait => Stage::Kept {
+                bytes: write_down(request_max, bounded).ok_or(too_large)?,
+                not_before_ns: 0,
+                paid: true,
+            },
+            Choice::Never => return Err(Failure::Unavailable),
         };
         state.free.pop();
         state.next_sequence += 1;
@@ -317,7 +324,7 @@ impl Calls {
         let state = &mut *self.state.borrow_mut();
         let call = &mut state.calls[index];
         // A sample goes before the pending response that it came through.
-        call.leave(&mut state.peers);
+        call.leave(&mut state.peers, Verdict::Nothing);
         call.answered = None;
         state.free.push(index);
     }

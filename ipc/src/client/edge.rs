@@ -10,6 +10,7 @@ use insula_contract::edge::CLIENT_SLOTS;
 use insula_contract::line::UsedEdge;
 
 use super::Connection;
+use super::budget::Budget;
 use super::calls::{Calls, Place};
 use crate::channel::Sizes;
 use crate::clock;
@@ -52,6 +53,7 @@ struct Shared {
     page: PageMap,
     spin_ns: u64,
     slots: Mutex<[Slot; CONNECTIONS]>,
+    retries: Mutex<Budget>,
     /// A bit for each client slot that a subscription has taken.
     subscriptions: AtomicU32,
     /// The number of the last wish.
@@ -85,6 +87,7 @@ impl Edge {
             }; CONNECTIONS],
         );
         let spin_ns = clock::nanos(spin);
+        let retries = Mutex::new(Budget::new(used.policy.retries));
         Ok(Self {
             shared: Arc::new(Shared {
                 used,
@@ -92,6 +95,7 @@ impl Edge {
                 page,
                 spin_ns,
                 slots,
+                retries,
                 subscriptions: AtomicU32::new(0),
                 wishes: AtomicU32::new(0),
             }),
@@ -137,6 +141,16 @@ impl Edge {
         let (index, slot) = slots.iter_mut().enumerate().find(|(_, slot)| !slot.taken)?;
         slot.taken = true;
         Some((index as u16, slot.next_sequence))
+    }
+
+    /// Takes a retry from the budget, after `calls` more calls were made, if there is one.
+    pub(super) fn take_retry(&self, calls: u64, now_ns: u64) -> bool {
+        let mut retries = self
+            .shared
+            .retries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        retries.take(calls, now_ns)
     }
 
     /// Gives a slot back, for a connection that goes on with `next_sequence`.

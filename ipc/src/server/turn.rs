@@ -232,6 +232,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             (None, Some(request)) => request,
             (refusal, _) => {
                 let status = refusal.unwrap_or(Status::MalformedRequest);
+                self.refused += 1;
                 edge.note(slot);
                 return reply.seal(status, 0).send();
             }

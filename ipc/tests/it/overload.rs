@@ -420,3 +420,159 @@ fn a_new_leader_forgets_who_died_while_nobody_led() {
     server.lead(true);
     assert_eq!(server.journal_mut().kept(), 1);
 }
+
+/// A policy whose budget has so many retries and earns `percent` of each hundred calls.
+fn budget(percent: u8, reserve: u32) -> EdgePolicy {
+    EdgePolicy {
+        retries: RetryPolicy {
+            percent,
+            reserve,
+            per_second: 0,
+        },
+        ..EdgePolicy::default()
+    }
+}
+
+/// Limits under which nothing is executed any more.
+fn nothing() -> EdgeLimits {
+    EdgeLimits {
+        waiting: Some(0),
+        ..EdgeLimits::default()
+    }
+}
+
+#[test]
+fn the_budget_bounds_what_is_sent_when_everything_is_refused() {
+    let host = Host::new("budget");
+    let mut server = server();
+    serve(&mut server, &host, FLOODER, nothing());
+    let edge = edge_with(&host, FLOODER, budget(10, 7));
+    // Two connections share it.
+    let connections: Vec<_> = (0..2).map(|_| edge.connect::<Ledger>().unwrap()).collect();
+    const CALLS: usize = 400;
+    for round in 0..CALLS / 8 {
+        let all = outcomes(&mut server, submit(&connections[round % 2], 8));
+        assert_eq!(count(&all, &CallError::QuotaExceeded), 8);
+    }
+    let sent = server.refused();
+    assert!(sent > CALLS + 7, "some were sent again: {sent}");
+    assert!(
+        sent <= CALLS + CALLS / 10 + 7,
+        "{sent} sent for {CALLS} calls"
+    );
+}
+
+#[test]
+fn a_call_refused_now_and_then_is_sent_again_and_answered() {
+    let host = Host::new("again");
+    let mut server = server();
+    let limits = EdgeLimits {
+        waiting: Some(1),
+        ..EdgeLimits::default()
+    };
+    serve(&mut server, &host, FLOODER, limits);
+    let edge = edge_with(&host, FLOODER, budget(10, 100));
+    let connection = edge.connect::<Ledger>().unwrap();
+    let all = outcomes(&mut server, submit(&connection, 8));
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert!(server.refused() > 0);
+}
+
+#[test]
+fn refusals_of_a_cut_over_cost_nothing_of_the_budget() {
+    let host = Host::new("free");
+    let mut first = server();
+    serve(&mut first, &host, FLOODER, EdgeLimits::default());
+    first.lead(false);
+    let edge = edge_with(&host, FLOODER, stubborn());
+    let connection = edge.connect::<Ledger>().unwrap();
+    let mut tickets = submit(&connection, 8);
+    wait_until("many refusals", || {
+        first.turn();
+        assert!(tickets.iter_mut().all(|ticket| ticket.poll().is_none()));
+        first.refused() > 50
+    });
+    first.lead(true);
+    let all = outcomes(&mut first, tickets);
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+}
+
+#[test]
+fn an_instance_that_does_not_answer_is_avoided() {
+    let host = Host::new("bad");
+    let mut silent = server();
+    serve(&mut silent, &host, FLOODER, EdgeLimits::default());
+    let journal = FileJournal::default();
+    let service = Service {
+        journal: journal.clone(),
+        ..Service::default()
+    };
+    let mut good = Server::new(Attempt(2), 1, Duration::ZERO, service, journal);
+    host.open_pair(Attempt(2), FLOODER);
+    let edge = host.served::<Ledger>(FLOODER);
+    good.serve(edge, host.page()).unwrap();
+    host.publish_at(1, RouteState::Serve, Attempt(2), 1, None);
+    let mut policy = stubborn();
+    policy.breaker.consecutive = 3;
+    policy.breaker.open_for = Duration::from_secs(3600);
+    let edge = edge_with(&host, FLOODER, policy);
+    let connection = edge.connect::<Ledger>().unwrap();
+    let soon = CallOptions {
+        deadline: Some(Duration::from_millis(20)),
+        ..CallOptions::default()
+    };
+    let mut late = 0;
+    wait_until("three calls without an answer", || {
+        let ran = good.dispatch_mut().executed.borrow().len();
+        let mut ticket = connection.submit::<Echo>(&text("which?"), soon).unwrap();
+        wait_until("an outcome", || {
+            good.turn();
+            ticket.poll().is_some()
+        });
+        late += usize::from(good.dispatch_mut().executed.borrow().len() == ran);
+        late == 3
+    });
+    let before = good.dispatch_mut().executed.borrow().len();
+    for _ in 0..100 {
+        assert_eq!(outcomes(&mut good, submit(&connection, 1)), [Ok(())]);
+    }
+    assert_eq!(good.dispatch_mut().executed.borrow().len(), before + 100);
+}
+
+#[test]
+fn with_fail_fast_calls_to_a_bad_instance_end_at_once_and_one_tries_again() {
+    let host = Host::new("fast");
+    let mut server = server();
+    serve(&mut server, &host, FLOODER, EdgeLimits::default());
+    let mut policy = stubborn();
+    policy.breaker.consecutive = 2;
+    policy.breaker.open_for = Duration::from_millis(20);
+    policy.breaker.fail_fast = true;
+    let connection = edge_with(&host, FLOODER, policy)
+        .connect::<Ledger>()
+        .unwrap();
+    let soon = CallOptions {
+        deadline: Some(Duration::from_millis(1)),
+        ..CallOptions::default()
+    };
+    for _ in 0..2 {
+        let late = connection.call::<Echo>(&text("late"), soon).unwrap_err();
+        assert_eq!(late, CallError::DeadlineExceeded);
+    }
+    let refused = connection.submit::<Echo>(&text("now?"), CallOptions::default());
+    assert_eq!(refused.unwrap_err(), CallError::Unavailable);
+    // Its time over, one call tries, and only one.
+    let mut probe = None;
+    wait_until("the probe", || {
+        probe = connection
+            .submit::<Echo>(&text("now?"), CallOptions::default())
+            .ok();
+        probe.is_some()
+    });
+    let second = connection.submit::<Echo>(&text("now?"), CallOptions::default());
+    assert_eq!(second.unwrap_err(), CallError::Unavailable);
+    assert_eq!(outcomes(&mut server, vec![probe.unwrap()]), [Ok(())]);
+    for _ in 0..20 {
+        assert_eq!(outcomes(&mut server, submit(&connection, 1)), [Ok(())]);
+    }
+}

@@ -3,7 +3,7 @@
 use insula_contract::policy::OnceScope;
 
 use super::super::Refusal;
-use super::peers::Peers;
+use super::peers::{Peers, Verdict};
 use super::{Answer, Answered, Failure, PAUSE_LAST_NS, Spec};
 use crate::channel::{self, Look, Pending, Received};
 use crate::clock;
@@ -23,6 +23,8 @@ pub(super) enum Stage {
         bytes: Vec<u8>,
         /// Not to be sent before, unless the route changes.
         not_before_ns: u64,
+        /// Whether it may be sent without a retry from the edge's budget.
+        paid: bool,
     },
     Finished(Result<Answered, Failure>),
 }
@@ -58,7 +60,7 @@ impl Call {
             Look::Nothing => false,
             Look::Answer(received) => self.accept(received, peers),
             Look::Malformed(what) => {
-                self.leave(peers);
+                self.leave(peers, Verdict::Nothing);
                 self.finish(Err(Failure::Broken(what)));
                 true
             }
@@ -72,36 +74,23 @@ impl Call {
             length,
         } = received;
         let answer = Answer { sample, length };
-        let Stage::Sent { pending, to } = self.leave(peers) else {
+        let Stage::Sent { pending, to } = self.leave(peers, verdict(status)) else {
             return false;
         };
         let outcome = match status {
             Status::Response => Ok(Answered::Response(answer)),
             Status::Error => Ok(Answered::Error(answer)),
-            Status::Draining | Status::NotLeading | Status::Unable => {
+            Status::Draining
+            | Status::NotLeading
+            | Status::Unable
+            | Status::Overloaded
+            | Status::QuotaExceeded => {
                 drop(answer);
-                let bytes = channel::sent_bytes(&pending).to_vec();
-                let now = clock::now_ns();
-                if status != Status::Unable {
-                    peers.shun(to, now.saturating_add(PAUSE_LAST_NS));
-                }
-                let not_before_ns = if peers.has_better(to, self.spec.key, now) {
-                    now
-                } else {
-                    now.saturating_add(self.pause_ns)
-                };
-                self.pause_ns = (self.pause_ns * 2).min(PAUSE_LAST_NS);
-                self.stage = Stage::Kept {
-                    bytes,
-                    not_before_ns,
-                };
-                return false;
+                return self.refused(status, &pending, to, peers);
             }
             Status::Expired => Err(Failure::DeadlineExceeded),
             Status::MalformedRequest => Err(Failure::Refused(Refusal::MalformedRequest)),
             Status::UnknownMethod => Err(Failure::Refused(Refusal::UnknownMethod)),
-            Status::Overloaded => Err(Failure::Overloaded),
-            Status::QuotaExceeded => Err(Failure::QuotaExceeded),
             Status::AnswerTooLong => Err(Failure::Broken("the answer did not fit its chunk")),
         };
         if outcome.is_ok() {
@@ -111,12 +100,54 @@ impl Call {
         true
     }
 
+    /// Keeps a call that was refused, to be sent again, or ends it; whether it is finished.
+    #[cold]
+    fn refused(&mut self, status: Status, pending: &Pending, to: u8, peers: &mut Peers) -> bool {
+        let now = clock::now_ns();
+        let pause_ns = peers.jitter(self.pause_ns);
+        let later_ns = now.saturating_add(pause_ns);
+        self.pause_ns = (self.pause_ns * 2).min(PAUSE_LAST_NS);
+        let failure = match status {
+            Status::Overloaded => Some(Failure::Overloaded),
+            Status::QuotaExceeded => Some(Failure::QuotaExceeded),
+            _ => None,
+        };
+        // What may have been executed before cannot end as if it had not been.
+        if let Some(failure) = failure
+            && self.maybe_executed_at.is_none()
+            && (later_ns >= self.spec.deadline_ns || !peers.may_retry(self.sequence, now))
+        {
+            self.finish(Err(failure));
+            return true;
+        }
+        let leaves = matches!(status, Status::Draining | Status::NotLeading);
+        if status == Status::Unable && self.spec.safety == Safety::Once {
+            // Its effect may have been made durable all the same.
+            self.maybe_executed_at = Some(peers.at(to).target.replica);
+        }
+        peers.shun(
+            to,
+            if leaves {
+                now + PAUSE_LAST_NS
+            } else {
+                later_ns
+            },
+        );
+        let elsewhere = leaves && peers.has_better(to, self.spec.key, now);
+        self.stage = Stage::Kept {
+            bytes: channel::sent_bytes(pending).to_vec(),
+            not_before_ns: if elsewhere { now } else { later_ns },
+            paid: status != Status::Unable,
+        };
+        false
+    }
+
     /// Takes the call from where it lies; what it was.
     #[inline]
-    pub(super) fn leave(&mut self, peers: &mut Peers) -> Stage {
+    pub(super) fn leave(&mut self, peers: &mut Peers, verdict: Verdict) -> Stage {
         let stage = std::mem::replace(&mut self.stage, Stage::Free);
         if let Stage::Sent { to, .. } = &stage {
-            peers.settled(*to);
+            peers.settled(*to, verdict);
         }
         stage
     }
@@ -132,7 +163,7 @@ impl Call {
         if self.look(peers) {
             return;
         }
-        match self.leave(peers) {
+        match self.leave(peers, Verdict::Nothing) {
             Stage::Sent { pending, to } => {
                 let again = match self.spec.safety {
                     Safety::Idempotent | Safety::Once => true,
@@ -146,6 +177,7 @@ impl Call {
                     self.stage = Stage::Kept {
                         bytes,
                         not_before_ns: 0,
+                        paid: true,
                     };
                 } else {
                     self.finish(Err(Failure::OutcomeUnknown));
@@ -168,8 +200,27 @@ impl Call {
 
     /// Lets a kept call try again at once, after a change of the route.
     pub(super) fn try_again(&mut self) {
-        if let Stage::Kept { not_before_ns, .. } = &mut self.stage {
+        if let Stage::Kept {
+            not_before_ns,
+            paid,
+            ..
+        } = &mut self.stage
+        {
             *not_before_ns = 0;
+            *paid = true;
         }
+    }
+}
+
+/// What an answer says about the instance that gave it.
+fn verdict(status: Status) -> Verdict {
+    match status {
+        Status::Response
+        | Status::Error
+        | Status::MalformedRequest
+        | Status::UnknownMethod
+        | Status::AnswerTooLong => Verdict::Good,
+        Status::Unable | Status::Overloaded | Status::Expired => Verdict::Bad,
+        Status::Draining | Status::NotLeading | Status::QuotaExceeded => Verdict::Nothing,
     }
 }

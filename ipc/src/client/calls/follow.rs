@@ -97,18 +97,29 @@ impl Calls {
         for (sequence, index) in due {
             let call = &state.calls[index];
             let bound = call.bound(self.place.edge.used().policy.once);
-            let Choice::To(to) = state.peers.choose_bound(call.spec.key, bound, now) else {
-                continue;
+            let to = match state.peers.choose_bound(call.spec.key, bound, now) {
+                Choice::To(to) => to,
+                Choice::Never if call.maybe_executed_at.is_none() => {
+                    state.calls[index].finish(Err(Failure::Unavailable));
+                    continue;
+                }
+                Choice::Wait | Choice::Never => continue,
             };
             let header = self.header(state, &state.calls[index].spec, sequence, now);
             let call = &mut state.calls[index];
             let Stage::Kept {
                 bytes,
                 not_before_ns,
+                paid,
             } = &mut call.stage
             else {
                 continue;
             };
+            if !*paid && !state.peers.may_retry(sequence, now) {
+                *not_before_ns = now + PAUSE_LAST_NS;
+                continue;
+            }
+            *paid = true;
             let copied = state.peers.send(to, header, |chunk| {
                 chunk.get_mut(..bytes.len())?.copy_from_slice(bytes);
                 Some(bytes.len())

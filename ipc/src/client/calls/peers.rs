@@ -8,7 +8,10 @@
 
 use insula_contract::route::{RouteState, TARGETS, Target};
 
+use super::super::edge::Edge;
+use super::breaker::Breaker;
 use crate::channel::{ClientEnd, NotSent, Pending};
+use crate::clock;
 use crate::header::RequestHeader;
 
 /// One instance.
@@ -25,6 +28,7 @@ pub(super) struct Peer {
     pub(super) outstanding: u32,
     /// It refused because it leaves or does not lead: until then others are better.
     shunned_until_ns: u64,
+    breaker: Breaker,
 }
 
 impl Peer {
@@ -35,6 +39,7 @@ impl Peer {
         was_rung: false,
         outstanding: 0,
         shunned_until_ns: 0,
+        breaker: Breaker::CLOSED,
     };
 
     fn serves(&self) -> bool {
@@ -47,6 +52,11 @@ impl Peer {
 
     fn is_missing(&self) -> bool {
         self.serves() && self.link.is_none()
+    }
+
+    /// Whether nothing speaks against sending it a call.
+    fn is_good(&self, now: u64) -> bool {
+        self.shunned_until_ns <= now && self.breaker.allows(now)
     }
 
     /// Whether calls can be sent to it.
@@ -65,6 +75,9 @@ pub(super) struct Peers {
     /// Whether every instance that serves is connected to.
     complete: bool,
     chance: Chance,
+    edge: Edge,
+    /// The number of the call up to which the budget for retries knows of calls.
+    budgeted: u64,
 }
 
 /// Where a call is to go.
@@ -74,16 +87,38 @@ pub(super) enum Choice {
     To(u8),
     /// Nowhere before something changes.
     Wait,
+    /// Nowhere, and nobody is to wait for the instances to get better.
+    Never,
+}
+
+/// What the end of a call says about the instance that it lay with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It answered.
+    Good,
+    /// It did not answer in time, or could not.
+    Bad,
+    /// Nothing.
+    Nothing,
 }
 
 impl Peers {
-    pub(super) fn new(seed: u64) -> Self {
+    /// None yet, for a connection whose next call has the number `next_sequence`.
+    pub(super) fn new(edge: Edge, next_sequence: u64, seed: u64) -> Self {
         Self {
             list: Vec::new(),
             sole: None,
             complete: false,
             chance: Chance::new(seed),
+            edge,
+            budgeted: next_sequence,
         }
+    }
+
+    /// Gives all connections up.
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
+        self.count();
     }
 
     /// The only instance there is, where it is ready.
@@ -144,10 +179,15 @@ impl Peers {
     pub(super) fn count(&mut self) {
         let mut present = (0_u8..).zip(&self.list).filter(|(_, peer)| !peer.is_gone());
         self.sole = match (present.next(), present.next()) {
-            (Some((place, peer)), None) if peer.is_ready() => Some(place),
+            (Some((place, peer)), None) if peer.is_ready() && !self.is_avoided(peer) => Some(place),
             _ => None,
         };
         self.complete = !self.list.iter().any(Peer::is_missing);
+    }
+
+    /// Whether calls are not made although there is nobody else.
+    fn is_avoided(&self, peer: &Peer) -> bool {
+        !peer.breaker.is_closed() && self.edge.used().policy.breaker.fail_fast
     }
 
     /// Whether nobody serves or is expected to.
@@ -159,7 +199,7 @@ impl Peers {
     pub(super) fn choose(&mut self, key: Option<u64>, now: u64) -> Choice {
         match (self.sole, key) {
             (Some(place), _) => Choice::To(place),
-            (None, Some(key)) => self.by_key(key),
+            (None, Some(key)) => self.by_key(key, now),
             (None, None) => self.by_load(now),
         }
     }
@@ -167,38 +207,49 @@ impl Peers {
     /// As [`Self::choose`], for a call that may be `bound` to one instance.
     pub(super) fn choose_bound(&mut self, key: Option<u64>, bound: Option<u8>, now: u64) -> Choice {
         match bound {
-            Some(replica) => self.of_replica(replica),
+            Some(replica) => self.of_replica(replica, now),
             None => self.choose(key, now),
         }
     }
 
     /// The instance that a key belongs to, whether it takes calls now or not.
-    fn by_key(&self, key: u64) -> Choice {
+    fn by_key(&self, key: u64, now: u64) -> Choice {
         let replica = self
             .list
             .iter()
             .filter(|peer| !peer.is_gone())
             .map(|peer| peer.target.replica)
             .max_by_key(|replica| score(key, *replica));
-        replica.map_or(Choice::Wait, |replica| self.of_replica(replica))
+        replica.map_or(Choice::Wait, |replica| self.of_replica(replica, now))
     }
 
-    fn of_replica(&self, replica: u8) -> Choice {
+    fn of_replica(&self, replica: u8, now: u64) -> Choice {
         (0_u8..)
             .zip(&self.list)
             .find(|(_, peer)| peer.is_ready() && peer.target.replica == replica)
-            .map_or(Choice::Wait, |(place, _)| Choice::To(place))
+            .map_or(Choice::Wait, |(place, peer)| {
+                if self.is_avoided(peer) && !peer.breaker.allows(now) {
+                    Choice::Never
+                } else {
+                    Choice::To(place)
+                }
+            })
     }
 
     fn by_load(&mut self, now: u64) -> Choice {
         let (mut ready, mut good) = (Places::default(), Places::default());
+        let mut avoided = 0;
         for (place, peer) in (0_u8..).zip(&self.list) {
             if peer.is_ready() {
                 ready.push(place);
-                if peer.shunned_until_ns <= now {
+                if peer.is_good(now) {
                     good.push(place);
                 }
+                avoided += usize::from(self.is_avoided(peer) && !peer.breaker.allows(now));
             }
+        }
+        if avoided > 0 && avoided == ready.count {
+            return Choice::Never;
         }
         let among = if good.count > 0 { good } else { ready };
         let Some((one, other)) = among.two(&mut self.chance) else {
@@ -214,9 +265,9 @@ impl Peers {
     /// Whether a call that `place` refused may have better luck elsewhere at once.
     pub(super) fn has_better(&self, place: u8, key: Option<u64>, now: u64) -> bool {
         key.is_none()
-            && (0_u8..).zip(&self.list).any(|(other, peer)| {
-                other != place && peer.is_ready() && peer.shunned_until_ns <= now
-            })
+            && (0_u8..)
+                .zip(&self.list)
+                .any(|(other, peer)| other != place && peer.is_ready() && peer.is_good(now))
     }
 
     /// Notes that the instance refuses for now because it leaves or does not lead.
@@ -236,6 +287,7 @@ impl Peers {
         let link = peer.link.as_ref().ok_or(NotSent::NotNow)?;
         let pending = link.send(header, encode)?;
         peer.outstanding += 1;
+        peer.breaker.sent();
         Ok(pending)
     }
 
@@ -245,10 +297,37 @@ impl Peers {
         self.list[usize::from(place)].was_rung = asleep;
     }
 
-    /// Notes that a call lies with the instance no more.
+    /// Notes that a call lies with the instance no more, and what that says about it.
     #[inline]
-    pub(super) fn settled(&mut self, place: u8) {
-        self.list[usize::from(place)].outstanding -= 1;
+    pub(super) fn settled(&mut self, place: u8, verdict: Verdict) {
+        let peer = &mut self.list[usize::from(place)];
+        peer.outstanding -= 1;
+        let changed = match verdict {
+            Verdict::Good => peer.breaker.succeeded(),
+            Verdict::Bad => {
+                let policy = &self.edge.used().policy.breaker;
+                peer.breaker.failed(policy, clock::now_ns())
+            }
+            Verdict::Nothing => {
+                peer.breaker.abandoned();
+                false
+            }
+        };
+        if changed {
+            self.count();
+        }
+    }
+
+    /// Takes a retry from the edge's budget for the call with this number, if there is one.
+    pub(super) fn may_retry(&mut self, sequence: u64, now: u64) -> bool {
+        let calls = sequence.saturating_sub(self.budgeted);
+        self.budgeted += calls;
+        self.edge.take_retry(calls, now)
+    }
+
+    /// A pause of up to `pause_ns`, evenly distributed.
+    pub(super) fn jitter(&mut self, pause_ns: u64) -> u64 {
+        self.chance.below(pause_ns as usize) as u64
     }
 }
 

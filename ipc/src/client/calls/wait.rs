@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::call::Stage;
+use super::peers::Verdict;
 use super::{Calls, Failure, Spec, State};
 use crate::clock;
 use crate::wake::{self, Watched};
@@ -163,7 +164,7 @@ impl Calls {
         match &call.stage {
             Stage::Sent { .. } if now >= deadline_ns => {
                 if !call.look(&mut state.peers) {
-                    call.leave(&mut state.peers);
+                    call.leave(&mut state.peers, Verdict::Bad);
                     call.finish(Err(Failure::DeadlineExceeded));
                 }
             }
