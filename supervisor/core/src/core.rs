@@ -8,6 +8,7 @@ use insula_contract::line::ContractView;
 use insula_contract::route::CAPACITY;
 use semver::Version;
 
+use crate::agenda::Agenda;
 use crate::edges::Edges;
 use crate::event::{
     Action, Caller, ClientId, Consumer, Done, Event, Message, Order, Record, Refusal, RefusalKind,
@@ -100,12 +101,15 @@ pub struct Core {
     services: BTreeMap<ServiceName, Service>,
     providers: BTreeMap<ContractId, ServiceName>,
     attempts: BTreeMap<Attempt, ServiceName>,
+    agenda: Agenda,
     edges: Edges,
     clients: BTreeMap<ClientId, Client>,
     /// The forms of contracts that their ends are built for.
     known: Known,
     /// Set once everything is to end, with those who wait for it.
     shutdown: Option<Vec<RequestId>>,
+    /// Whether the services were told that everything is to end.
+    winding_down: bool,
     ended: bool,
 }
 
@@ -124,10 +128,12 @@ impl Core {
             services: BTreeMap::new(),
             providers: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            agenda: Agenda::default(),
             edges: Edges::default(),
             clients: BTreeMap::new(),
             known: Known::default(),
             shutdown: None,
+            winding_down: false,
             ended: false,
         }
     }
@@ -154,10 +160,7 @@ impl Core {
 
     /// When something is late, or due.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.services
-            .values()
-            .filter_map(Service::next_deadline)
-            .min()
+        self.agenda.first()
     }
 
     /// Whether a release could be installed: everything that speaks against it.
@@ -295,6 +298,7 @@ impl Core {
         for service in self.services.values_mut() {
             service.publish_restored(&mut turn);
         }
+        turn.touched.extend(self.services.keys().cloned());
         self.finish(&mut turn);
         self.decide(turn)
     }
@@ -350,6 +354,7 @@ impl Core {
     /// Takes in an event.
     pub fn handle(&mut self, now: Time, event: Event) -> Decision {
         let mut turn = self.begin(now);
+        turn.touched.extend(self.whose(&event));
         match event {
             Event::Installed { spec } => {
                 install(
@@ -450,6 +455,35 @@ impl Core {
         self.decide(turn)
     }
 
+    /// The service that an event is about.
+    fn whose(&self, event: &Event) -> Option<ServiceName> {
+        match event {
+            Event::Installed { spec } => Some(spec.name.clone()),
+            Event::Ordered { service, .. } => Some(service.clone()),
+            Event::Launched { attempt, .. }
+            | Event::LaunchFailed { attempt, .. }
+            | Event::Exited { attempt, .. }
+            | Event::Greeted { attempt, .. }
+            | Event::Ready { attempt }
+            | Event::Leading { attempt, .. }
+            | Event::Yielded { attempt, .. }
+            | Event::Drained { attempt } => self.attempts.get(attempt).cloned(),
+            Event::ShutdownOrdered { .. }
+            | Event::ClientAsked { .. }
+            | Event::ClientLeft { .. }
+            | Event::Ticked => None,
+        }
+    }
+
+    /// Puts what was touched on the agenda.
+    fn note_touched(&mut self, turn: &mut Turn) {
+        for name in std::mem::take(&mut turn.touched) {
+            if let Some(service) = self.services.get(&name) {
+                self.agenda.note(service);
+            }
+        }
+    }
+
     fn begin(&self, now: Time) -> Turn {
         Turn {
             now,
@@ -459,6 +493,7 @@ impl Core {
             actions: Vec::new(),
             launches: Vec::new(),
             dirty: BTreeSet::new(),
+            touched: BTreeSet::new(),
         }
     }
 
@@ -607,34 +642,22 @@ impl Core {
 
     /// What every event may have made due: late phases, waits that are over, channels, the end.
     fn finish(&mut self, turn: &mut Turn) {
-        let mut due: BTreeSet<ServiceName> = self
-            .services
-            .values()
-            .filter(|service| service.next_deadline().is_some_and(|at| at <= turn.now))
-            .map(|service| service.name.clone())
-            .collect();
         loop {
-            for name in std::mem::take(&mut due) {
-                self.pass_deadlines(turn, &name);
-            }
+            self.note_touched(turn);
             // A route that serves again lets those start who waited for it; a first end is
             // followed by a start at once.
-            for service in self.services.values() {
-                let now_due = service.replicas.iter().any(|replica| match &replica.place {
-                    Place::Waiting { .. } => self.missing(service).is_empty(),
-                    Place::Backoff { until } => *until <= turn.now,
-                    Place::Stopped
-                    | Place::Up(_)
-                    | Place::Vacant
-                    | Place::Exited { .. }
-                    | Place::Fatal { .. } => false,
-                });
-                if now_due {
-                    due.insert(service.name.clone());
-                }
-            }
+            let served = self
+                .agenda
+                .waiting()
+                .filter(|name| self.missing(&self.services[*name]).is_empty());
+            let due: BTreeSet<ServiceName> =
+                self.agenda.due(turn.now).chain(served).cloned().collect();
             if due.is_empty() {
                 break;
+            }
+            for name in due {
+                self.pass_deadlines(turn, &name);
+                turn.touched.insert(name);
             }
         }
         self.wind_down(turn);
@@ -764,26 +787,39 @@ impl Core {
         if self.shutdown.is_none() {
             return;
         }
-        let used: BTreeSet<ServiceName> = self
-            .services
-            .values()
-            .filter(|service| service.processes().next().is_some())
-            .flat_map(|service| service.spec().requires.keys())
-            .filter_map(|contract| self.providers.get(contract).cloned())
-            .collect();
-        for service in self.services.values_mut() {
-            if service.goal == Goal::Up && !used.contains(&service.name) {
+        // In the turn of the order all services are looked at, later those whose user is gone.
+        let mut looked_at: Vec<ServiceName> = if self.winding_down {
+            let gone = turn.dirty.iter().filter_map(|name| self.services.get(name));
+            gone.filter(|service| service.processes().next().is_none())
+                .flat_map(|service| self.edges.providers_of(&service.name))
+                .chain(&turn.dirty)
+                .cloned()
+                .collect()
+        } else {
+            self.services.keys().cloned().collect()
+        };
+        self.winding_down = true;
+        while let Some(name) = looked_at.pop() {
+            let used = self.edges.consumers_of(&name).any(|consumer| {
+                self.services
+                    .get(consumer)
+                    .is_some_and(|service| service.processes().next().is_some())
+            });
+            let Some(service) = self.services.get_mut(&name).filter(|_| !used) else {
+                continue;
+            };
+            if service.goal == Goal::Up {
                 // Not recorded: after a reboot it is wanted again.
                 service.goal = Goal::Down;
                 service.settle(turn);
+                if service.processes().next().is_none() {
+                    looked_at.extend(self.edges.providers_of(&name).cloned());
+                }
+                turn.touched.insert(name);
             }
         }
-        if !self.ended
-            && self
-                .services
-                .values()
-                .all(|s| s.processes().next().is_none())
-        {
+        self.note_touched(turn);
+        if !self.ended && self.agenda.nothing_runs() {
             self.ended = true;
             for request in self.shutdown.clone().unwrap_or_default() {
                 turn.answer(request, Ok(Done::ShutDown));

@@ -71,6 +71,37 @@ impl Edges {
             })
     }
 
+    /// The services that use one, or were to.
+    pub(crate) fn consumers_of(
+        &self,
+        provider: &ServiceName,
+    ) -> impl Iterator<Item = &ServiceName> {
+        self.by_service
+            .get(provider)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.edges.get(id))
+            .filter(move |edge| edge.provider == *provider)
+            .filter_map(|edge| match &edge.consumer {
+                Consumer::Service(name) => Some(name),
+                Consumer::Client { .. } => None,
+            })
+    }
+
+    /// The services that one uses, or was to.
+    pub(crate) fn providers_of(
+        &self,
+        consumer: &ServiceName,
+    ) -> impl Iterator<Item = &ServiceName> {
+        self.by_service
+            .get(consumer)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.edges.get(id))
+            .map(|edge| &edge.provider)
+            .filter(move |provider| *provider != consumer)
+    }
+
     pub(crate) fn open(
         &mut self,
         turn: &mut Turn,

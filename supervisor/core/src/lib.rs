@@ -9,10 +9,12 @@
 //! - [`service`]: a service's place, its upgrade, its routes; `orders`: what a person orders;
 //! - [`edges`]: who may meet whom, and which attempts have a channel; [`views`]: whether their
 //!   forms of a contract go together;
+//! - `agenda`: when each service is due;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
 //! - [`report`]: what `status` shows.
 
+mod agenda;
 pub mod core;
 pub mod edges;
 pub mod event;

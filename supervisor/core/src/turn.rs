@@ -21,6 +21,8 @@ pub(crate) struct Turn {
     pub(crate) launches: Vec<(ServiceName, Attempt)>,
     /// Services whose processes or routes changed.
     pub(crate) dirty: BTreeSet<ServiceName>,
+    /// Services that changed in any way.
+    pub(crate) touched: BTreeSet<ServiceName>,
 }
 
 impl Turn {

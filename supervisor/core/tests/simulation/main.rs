@@ -31,6 +31,7 @@ fn run(seed: u64) {
     let mut world = World::new(seed);
     world.run_with_faults(STEPS_A_SEED);
     world.run_to_rest();
+    world.run_to_the_end();
 }
 
 #[test]

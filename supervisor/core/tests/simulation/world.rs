@@ -11,7 +11,7 @@ use insula_core::event::{Action, Caller, ClientId, Event, Message, Order, Record
 use insula_core::invariants::violations;
 use insula_core::process::Outcome;
 use insula_core::restart::RestartLimits;
-use insula_core::service::{Goal, Place};
+use insula_core::service::{Goal, Place, Service};
 use insula_core::spec::{
     DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
 };
@@ -49,6 +49,7 @@ pub(crate) struct World {
     open_requests: BTreeSet<RequestId>,
     runs: u32,
     faults: bool,
+    shutting_down: bool,
     ended: bool,
 }
 
@@ -125,6 +126,7 @@ impl World {
             open_requests: BTreeSet::new(),
             runs: 1,
             faults: true,
+            shutting_down: false,
             ended: false,
         };
         for spec in releases {
@@ -343,6 +345,7 @@ impl World {
                 }
             }
             Action::Stop { attempt } => {
+                self.check_order(attempt);
                 if self
                     .fakes
                     .get(&attempt)
@@ -465,6 +468,7 @@ impl World {
                 }
             }
             Message::Plain(ToService::Drain) => {
+                self.check_order(attempt);
                 if !self.odds(10) {
                     self.fakes.get_mut(&attempt).unwrap().leads = None;
                     self.later(30, Event::Drained { attempt });
@@ -484,6 +488,11 @@ impl World {
     fn step(&mut self) -> bool {
         let event_at = self.queue.keys().next().copied();
         let deadline = self.core.next_deadline().map(|time| time.0);
+        let all = self.core.services().values();
+        let slow = all.filter_map(Service::next_deadline).min();
+        if slow.map(|time| time.0) != deadline {
+            self.fail(&format!("{slow:?} is the next deadline, not {deadline:?}"));
+        }
         match (event_at, deadline) {
             (Some((at, _)), Some(due)) if due < at => {
                 self.now = self.now.max(due);
@@ -645,6 +654,47 @@ impl World {
         for (attempt, fake) in &self.fakes {
             if fake.exists && !known.contains(attempt) {
                 self.fail(&format!("attempt {attempt} lives and nobody knows"));
+            }
+        }
+    }
+
+    /// Ends everything: users before what they use, and nothing stays.
+    pub(crate) fn run_to_the_end(&mut self) {
+        self.shutting_down = true;
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.open_requests.insert(request);
+        let request = Some(request);
+        self.turn(Event::ShutdownOrdered { request });
+        let mut steps = 0;
+        while !self.ended {
+            steps += 1;
+            if steps > 20_000 || !self.step() {
+                self.fail("the shutdown comes to no end");
+            }
+        }
+        if self.fakes.values().any(|fake| fake.exists) {
+            self.fail("a process outlives the shutdown");
+        }
+        if !self.open_requests.is_empty() {
+            self.fail("an order is not answered at the end");
+        }
+    }
+
+    /// During a shutdown, whoever is told to go has no living user.
+    fn check_order(&self, attempt: Attempt) {
+        let Some(service) = self.core.service_of(attempt).filter(|_| self.shutting_down) else {
+            return;
+        };
+        let users: &[&str] = match service.name.as_str() {
+            "store" => &["middle", "front"],
+            "middle" => &["front"],
+            _ => &[],
+        };
+        for user in users {
+            let user: ServiceName = user.parse().unwrap();
+            if self.core.services()[&user].processes().next().is_some() {
+                self.fail(&format!("{} is to go before {user}", service.name));
             }
         }
     }
