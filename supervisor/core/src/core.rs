@@ -1,12 +1,12 @@
 //! The whole: services, edges, orders, and the turn that an event makes.
 
+mod restore;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use insula_contract::id::{Attempt, ContractId, Instance, ServiceName};
+use insula_contract::id::{Attempt, ContractId, ServiceName};
 use insula_contract::line::ContractView;
-use insula_contract::route::CAPACITY;
-use semver::Version;
 
 use crate::agenda::Agenda;
 use crate::edges::Edges;
@@ -14,13 +14,15 @@ use crate::event::{
     Action, Caller, ClientId, Consumer, Done, Event, Message, Order, Record, Refusal, RefusalKind,
     RequestId,
 };
-use crate::process::{Phase, Process, Said};
+use crate::process::Said;
 use crate::restart::RestartLimits;
-use crate::service::{Goal, INSTANCES_MAX, Place, Route, Service};
+use crate::service::{Goal, Place, Service};
 use crate::spec::ServiceSpec;
 use crate::time::Time;
 use crate::turn::{Ids, Turn};
 use crate::views::{Known, Verdict, Views, stays};
+pub use restore::Stored;
+use restore::install;
 
 /// How long after an order to start those who wait are told that a provider is down.
 const TELL_AFTER: Duration = Duration::from_millis(200);
@@ -68,29 +70,10 @@ impl Decision {
     }
 }
 
-/// What an earlier run of the daemon stored, in its own order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// The releases in the depot.
-    pub releases: Vec<ServiceSpec>,
-    /// The records that hold now.
-    pub records: Vec<Record>,
-    /// The attempts that still run, with their process ids, for people.
-    pub alive: BTreeMap<Attempt, i32>,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Client {
     attempt: Attempt,
     uid: u32,
-}
-
-/// What is stored of an attempt that began.
-#[derive(Debug)]
-struct Began {
-    instance: Instance,
-    version: Version,
-    slot: u8,
 }
 
 /// The supervisor's decisions: (state, event) -> (state, records, actions).
@@ -188,167 +171,6 @@ impl Core {
             })
         });
         taken.chain(missing).collect()
-    }
-
-    /// Takes up what an earlier run of the daemon left: records, and processes that still run.
-    pub fn restore(&mut self, now: Time, stored: Stored) -> Decision {
-        let mut turn = self.begin(now);
-        // Routes first: an index that services hold must not be given to another.
-        for record in &stored.records {
-            if let Record::Route { route, .. } = record {
-                turn.ids.route = turn.ids.route.max(route + 1);
-            }
-            if let (Record::Uid { uid, .. }, Some(next)) = (record, &mut turn.ids.uid) {
-                *next = (*next).max(uid + 1);
-            }
-        }
-        let mut uids = BTreeMap::new();
-        let mut routes = BTreeMap::new();
-        for record in &stored.records {
-            match record {
-                Record::Uid { service, uid } => {
-                    uids.insert(service.clone(), *uid);
-                }
-                Record::Route {
-                    service,
-                    contract,
-                    route,
-                } => {
-                    routes.insert((service.clone(), contract.clone()), *route);
-                }
-                Record::Goal { .. }
-                | Record::Active { .. }
-                | Record::Scale { .. }
-                | Record::Epoch { .. }
-                | Record::Upgrade { .. }
-                | Record::Began { .. }
-                | Record::Ended { .. } => {}
-            }
-        }
-        for spec in stored.releases {
-            install(
-                &mut turn,
-                &mut self.services,
-                &mut self.providers,
-                spec,
-                |name| uids.get(name).copied(),
-                |name, contract| routes.get(&(name.clone(), contract.clone())).copied(),
-            );
-        }
-        let mut began: BTreeMap<Attempt, Began> = BTreeMap::new();
-        for record in stored.records {
-            match record {
-                Record::Goal { service, up } => {
-                    if let Some(service) = self.services.get_mut(&service) {
-                        service.goal = if up { Goal::Up } else { Goal::Down };
-                    }
-                }
-                Record::Active {
-                    service,
-                    active,
-                    previous,
-                } => {
-                    if let Some(service) = self.services.get_mut(&service)
-                        && service.releases.contains_key(&active)
-                    {
-                        service.active = active;
-                        service.previous = previous.filter(|v| service.releases.contains_key(v));
-                    }
-                }
-                Record::Scale { service, instances } => {
-                    if let Some(service) = self.services.get_mut(&service) {
-                        service.scale = Some(instances);
-                    }
-                }
-                Record::Epoch { service, epoch } => {
-                    if let Some(service) = self.services.get_mut(&service) {
-                        service.epoch = service.epoch.max(epoch);
-                    }
-                }
-                Record::Began {
-                    attempt,
-                    instance,
-                    version,
-                    slot,
-                } => {
-                    let began_as = Began {
-                        instance,
-                        version,
-                        slot,
-                    };
-                    began.insert(attempt, began_as);
-                }
-                Record::Ended { attempt } => {
-                    began.remove(&attempt);
-                }
-                // An upgrade that was under way is given up: the release that is recorded as
-                // active serves, and whoever else runs is killed below.
-                Record::Upgrade { .. } | Record::Uid { .. } | Record::Route { .. } => {}
-            }
-        }
-        for service in self.services.values_mut() {
-            for replica in &mut service.replicas {
-                replica.version = service.active.clone();
-            }
-        }
-        self.adopt(&mut turn, began, &stored.alive);
-        for service in self.services.values_mut() {
-            service.fit_replicas(&mut turn);
-        }
-        for service in self.services.values_mut() {
-            service.publish_restored(&mut turn);
-        }
-        turn.touched.extend(self.services.keys().cloned());
-        self.finish(&mut turn);
-        self.decide(turn)
-    }
-
-    /// Gives living processes their places: the active release's newest attempt serves on, the
-    /// rest leave.
-    fn adopt(
-        &mut self,
-        turn: &mut Turn,
-        began: BTreeMap<Attempt, Began>,
-        alive: &BTreeMap<Attempt, i32>,
-    ) {
-        for (attempt, began) in began.into_iter().rev() {
-            let Began {
-                instance,
-                version,
-                slot,
-            } = began;
-            let name = instance.service;
-            let known = self
-                .services
-                .get_mut(&name)
-                .filter(|service| service.releases.contains_key(&version));
-            let at = usize::from(instance.index).min(usize::from(INSTANCES_MAX) - 1);
-            let (Some(service), Some(pid)) = (known, alive.get(&attempt)) else {
-                turn.records.push(Record::Ended { attempt });
-                turn.actions.push(Action::Forget { attempt });
-                continue;
-            };
-            service.grow(at + 1);
-            let deadline = turn.now + service.releases[&version].ready_timeout;
-            let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
-            process.phase = Phase::Starting;
-            process.pid = Some(*pid);
-            self.attempts.insert(attempt, name.clone());
-            let active = process.version == service.active;
-            let stores = service.spec_of(&process).data.is_some();
-            let replica = &mut service.replicas[at];
-            if replica.place == Place::Stopped && active {
-                replica.place = Place::Up(process);
-            } else {
-                process.enter(Phase::Killing, None);
-                // It may have been told to lead, and nobody remembers.
-                process.led = stores;
-                process.blame = Some("it belongs to an upgrade that was given up".to_owned());
-                turn.actions.push(Action::Kill { attempt });
-                replica.leaving.push(process);
-            }
-            turn.dirty.insert(name);
-        }
     }
 
     /// Takes in an event.
@@ -894,58 +716,6 @@ fn welcome(turn: &mut Turn, service: &Service, attempt: Attempt) {
             profile: service.spec_of(process).profile.clone(),
         },
     });
-}
-
-fn install(
-    turn: &mut Turn,
-    services: &mut BTreeMap<ServiceName, Service>,
-    providers: &mut BTreeMap<ContractId, ServiceName>,
-    spec: ServiceSpec,
-    known_uid: impl Fn(&ServiceName) -> Option<u32>,
-    known_route: impl Fn(&ServiceName, &ContractId) -> Option<u32>,
-) {
-    let name = spec.name.clone();
-    let contracts: Vec<_> = spec.provides.keys().cloned().collect();
-    if let Some(service) = services.get_mut(&name) {
-        service.releases.insert(spec.version.clone(), spec);
-    } else {
-        let uid = known_uid(&name).or_else(|| {
-            let uid = turn.ids.uid?;
-            turn.ids.uid = Some(uid + 1);
-            turn.records.push(Record::Uid {
-                service: name.clone(),
-                uid,
-            });
-            Some(uid)
-        });
-        turn.records.push(Record::Active {
-            service: name.clone(),
-            active: spec.version.clone(),
-            previous: None,
-        });
-        services.insert(name.clone(), Service::new(spec, uid));
-    }
-    let service = services.get_mut(&name).expect("it was just inserted");
-    for contract in contracts {
-        providers
-            .entry(contract.clone())
-            .or_insert_with(|| name.clone());
-        if service.routes.contains_key(&contract) {
-            continue;
-        }
-        let index = known_route(&name, &contract).unwrap_or_else(|| {
-            let index = turn.ids.route;
-            assert!((index as usize) < CAPACITY, "the route table is full");
-            turn.ids.route += 1;
-            turn.records.push(Record::Route {
-                service: name.clone(),
-                contract: contract.clone(),
-                route: index,
-            });
-            index
-        });
-        service.routes.insert(contract, Route::new(index));
-    }
 }
 
 fn refusal(kind: RefusalKind, text: String) -> Refusal {
