@@ -20,6 +20,7 @@ pub mod payload;
 pub mod raw;
 pub mod server;
 pub mod stream;
+mod sync;
 #[doc(hidden)]
 pub mod testing;
 mod wake;

@@ -29,13 +29,14 @@ use crate::header::Status;
 use crate::memory::MapError;
 use crate::payload::WriteInPlace;
 use crate::stream::Outlets;
-use crate::wake::{self, Watched};
+use crate::sync::{self, Watched};
+use crate::wake::{self, Last};
 use edges::OpenEdge;
 pub use reply::Reply;
 use turn::{Held, Methods};
 
 /// Edges that one server can serve: it waits for all of their bells and its own word at once.
-pub const EDGES_MAX: usize = wake::WORDS_MAX - 1;
+pub const EDGES_MAX: usize = sync::WORDS_MAX - 1;
 
 /// The identity of a `once` request, the same however often it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -276,7 +277,7 @@ impl Waker {
     /// Makes the server's next, or current, [`Server::park`] return.
     pub fn wake(&self) {
         self.control.fetch_add(1, Ordering::SeqCst);
-        wake::wake_all(&self.control);
+        sync::wake_all(&self.control);
     }
 }
 
@@ -441,23 +442,20 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// May also return for no reason; the caller alternates it with [`Server::turn`], and does what
     /// the waker was used for in between.
     pub fn park(&mut self) {
-        let mut words = Vec::with_capacity(self.edges.len() + 1);
-        words.push(Watched {
+        let control = Watched {
             word: &self.control,
             seen: self.control_seen,
+        };
+        wake::park(self.edges.iter().map(OpenEdge::waiter), control, || {
+            let idle = !self.edges.iter().any(OpenEdge::has_requests)
+                && !self.has_wishes()
+                && self.control.load(Ordering::SeqCst) == self.control_seen;
+            if idle {
+                Last::Nothing(None)
+            } else {
+                Last::Work
+            }
         });
-        for edge in &self.edges {
-            words.push(wake::lie_down(edge.waiter()));
-        }
-        let idle = !self.edges.iter().any(OpenEdge::has_requests)
-            && !self.has_wishes()
-            && self.control.load(Ordering::SeqCst) == self.control_seen;
-        if idle {
-            wake::wait_any(&words, None);
-        }
-        for edge in &self.edges {
-            wake::get_up(edge.waiter());
-        }
         self.control_seen = self.control.load(Ordering::SeqCst);
     }
 

@@ -25,7 +25,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::contract::Contract;
 use crate::header::Status;
 use crate::server::{Answer, AnswerKind, CallContext, Dispatch, OnceKey, ReplySlot};
-use crate::wake;
+use crate::sync;
 
 /// A route table with one edge to its entry 0, and the directory of its channels.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Host {
             },
             drained,
         );
-        wake::wake_all(&entry.change);
+        sync::wake_all(&entry.change);
     }
 
     /// What the supervisor would tell the consumer.

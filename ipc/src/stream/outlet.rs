@@ -21,7 +21,8 @@ use super::{Delivery, Slow, Stream};
 use crate::clock;
 use crate::contract::Message;
 use crate::memory::PageMap;
-use crate::wake::{self, Watched};
+use crate::sync::{self, Watched};
+use crate::wake;
 
 /// Why a value was not published; nobody has got it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -313,8 +314,8 @@ impl Outlet {
             }
         }
         if !room && !bells.is_empty() && now < until_ns {
-            bells.truncate(wake::WORDS_MAX);
-            wake::wait_any(&bells, Some(until_ns - now));
+            bells.truncate(sync::WORDS_MAX);
+            sync::wait_any(bells, Some(until_ns - now));
         }
     }
 }

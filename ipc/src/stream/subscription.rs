@@ -24,7 +24,8 @@ use super::port::{Look, Place, SubscriberEnd};
 use crate::client::Edge;
 use crate::clock;
 use crate::contract::{CONNECTIONS, Contract};
-use crate::wake::{self, Watched};
+use crate::sync::Watched;
+use crate::wake::{self, Last};
 
 /// The first client slot that subscriptions take; those before are of connections.
 pub(crate) const FIRST_SLOT: usize = CONNECTIONS;
@@ -225,21 +226,23 @@ impl<S: Stream> Subscription<S> {
             word: change,
             seen: change.load(Ordering::SeqCst),
         };
-        let bell = wake::lie_down(waiter);
-        let looked = self.try_next();
-        if matches!(looked, Ok(None)) && self.seen == Some(route.seen) {
+        let mut looked = Ok(None);
+        wake::park(std::iter::once(waiter), route, || {
+            looked = self.try_next();
+            if !matches!(looked, Ok(None)) || self.seen != Some(route.seen) {
+                return Last::Work;
+            }
             let asks_again = self.not_before_ns > 0 && matches!(self.state, State::Apart);
             let until = if asks_again {
                 until.min(self.not_before_ns)
             } else {
                 until
             };
-            let timeout = (until < u64::MAX).then(|| until.saturating_sub(now));
-            if timeout != Some(0) {
-                wake::wait_any(&[bell, route], timeout);
+            match (until < u64::MAX).then(|| until.saturating_sub(now)) {
+                Some(0) => Last::Work,
+                timeout_ns => Last::Nothing(timeout_ns),
             }
-        }
-        wake::get_up(waiter);
+        });
         looked
     }
 

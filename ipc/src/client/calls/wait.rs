@@ -6,7 +6,8 @@ use super::call::Stage;
 use super::peers::Verdict;
 use super::{Calls, Failure, Spec, State};
 use crate::clock;
-use crate::wake::{self, Watched};
+use crate::sync::Watched;
+use crate::wake::{self, Last};
 
 /// A parked client looks again after this time, and rings its server whatever its flag says: a
 /// page can be written by a broken peer.
@@ -90,18 +91,21 @@ impl Calls {
             seen: state.seen,
         };
         let waiter = self.place.waiter();
-        let bell = wake::lie_down(waiter);
-        if look(self, state) || self.place.change() != route.seen {
-            wake::get_up(waiter);
+        let bell_seen = waiter.bell.load(Ordering::SeqCst);
+        let mut found = false;
+        wake::park(std::iter::once(waiter), route, || {
+            found = look(self, state) || self.place.change() != route.seen;
+            let until = state.next_time(now, now.saturating_add(PARK_MAX_NS));
+            if found || until <= now {
+                return Last::Work;
+            }
+            Last::Nothing(Some(until - now))
+        });
+        if found {
             return;
         }
-        let until = state.next_time(now, now.saturating_add(PARK_MAX_NS));
-        if until > now {
-            wake::wait_any(&[bell, route], Some(until - now));
-        }
-        wake::get_up(waiter);
         if clock::now_ns() >= now.saturating_add(PARK_MAX_NS) {
-            self.rescue(state, bell.seen, look);
+            self.rescue(state, bell_seen, look);
         }
     }
 
