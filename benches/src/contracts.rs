@@ -1,33 +1,18 @@
-//! An echo for each size of payload, each with channels that are sized for it.
+//! An echo for each size of payload, each with channels that are sized for it; and work.
 //!
-//! A payload is written once, by its encoding into the loaned chunk, and read in place. How long
-//! both take on both sides can be measured within a call, so that what is left is the transport.
+//! An echo's payload travels in one of two classes: as a field of a rich message, which is how
+//! most contracts are written, or as bytes that both sides write in place. Of the latter, how long
+//! writing and reading took can be measured within a call, so that what is left is the transport.
 
 use std::cell::Cell;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use insula_contract::encoding;
-use insula_contract::schema::TypeSchema;
 use insula_ipc::client::{CallOptions, Connection};
-use insula_ipc::contract::{Contract, Message};
+use insula_ipc::contract::Contract;
+use insula_ipc::payload::Bytes;
 use insula_ipc::server::{Answer, CallContext, Dispatch, Reply};
 use insula_ipc::{Message, contract};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-thread_local! {
-    /// Nanoseconds that this thread has spent on filling payloads.
-    static FILLED_NS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Whether fills are measured: two readings of the clock each.
-static MEASURE_FILLS: AtomicBool = AtomicBool::new(false);
-
-/// Says whether to measure how long payloads take to fill.
-pub fn measure_fills(measure: bool) {
-    MEASURE_FILLS.store(measure, Ordering::Relaxed);
-}
 
 /// Reads every byte, as whoever uses a payload would.
 #[inline]
@@ -40,44 +25,6 @@ pub fn touch(bytes: &[u8]) {
     black_box(sum);
 }
 
-/// Bytes that are written once, into the chunk, and read where they lie.
-#[derive(Debug, Clone, Copy)]
-pub struct Payload<'a, const MAX: usize>(pub &'a [u8]);
-
-impl<const MAX: usize> Message for Payload<'static, MAX> {
-    type View<'a> = Payload<'a, MAX>;
-    const ENCODED_MAX: usize = MAX + 5;
-    fn schema() -> TypeSchema {
-        TypeSchema::Bytes { max: MAX as u64 }
-    }
-    fn encode(value: &Payload<'_, MAX>, place: &mut [u8]) -> Option<usize> {
-        encoding::encode(value, place, Self::ENCODED_MAX)
-    }
-    fn decode(bytes: &[u8]) -> Option<Payload<'_, MAX>> {
-        encoding::decode(bytes)
-    }
-}
-
-impl<const MAX: usize> Serialize for Payload<'_, MAX> {
-    #[inline]
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if !MEASURE_FILLS.load(Ordering::Relaxed) {
-            return serializer.serialize_bytes(self.0);
-        }
-        let begin = Instant::now();
-        let result = serializer.serialize_bytes(self.0);
-        FILLED_NS.set(FILLED_NS.get() + begin.elapsed().as_nanos() as u64);
-        result
-    }
-}
-
-impl<'de: 'a, 'a, const MAX: usize> Deserialize<'de> for Payload<'a, MAX> {
-    #[inline]
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <&'a [u8]>::deserialize(deserializer).map(Self)
-    }
-}
-
 /// Nanoseconds of one call that both sides together spent on filling and on reading payloads.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Parts {
@@ -87,15 +34,37 @@ pub struct Parts {
     pub read_ns: u64,
 }
 
+impl Parts {
+    /// Writes them to the beginning of an answer of at least 16 bytes.
+    pub fn write(self, answer: &mut [u8]) {
+        answer[..8].copy_from_slice(&self.fill_ns.to_ne_bytes());
+        answer[8..16].copy_from_slice(&self.read_ns.to_ne_bytes());
+    }
+
+    /// Reads [`Parts::write`].
+    pub fn read(answer: &[u8]) -> Self {
+        let (words, _) = answer.as_chunks::<8>();
+        Self {
+            fill_ns: u64::from_ne_bytes(words[0]),
+            read_ns: u64::from_ne_bytes(words[1]),
+        }
+    }
+}
+
+/// Nanoseconds since `began`.
+pub fn nanos(began: Instant) -> u64 {
+    began.elapsed().as_nanos() as u64
+}
+
 /// An echo of payloads up to one size.
 pub trait SizedEcho: Contract {
     /// Serves it.
     type Service: Dispatch<Contract = Self> + Default;
-    /// Calls it and reads the answer.
+    /// Calls it with a rich message and reads the answer.
     fn echo(connection: &Connection, bytes: &[u8]);
-    /// Calls it and reads the answer; what belongs to the payload, but for the answer's fill,
-    /// which is that of the call before.
-    fn parts(connection: &Connection, bytes: &[u8], filled_before_ns: &mut u64) -> Parts;
+    /// Calls it with bytes that are written in place and reads the answer; what belongs to the
+    /// payload.
+    fn parts(connection: &Connection, bytes: &[u8]) -> Parts;
 }
 
 macro_rules! sized_echo {
@@ -112,9 +81,9 @@ macro_rules! sized_echo {
                 /// The same bytes.
                 #[method(id = 1, idempotent, deadline = "10s")]
                 fn echo(request: Body<'_>) -> Body<'_>;
-                /// The same bytes, and what the server spent on them.
+                /// The same bytes, but for what the server spent on them at the beginning.
                 #[method(id = 2, idempotent, deadline = "10s")]
-                fn parts(request: Body<'_>) -> Spent<'_>;
+                fn parts(request: Bytes<'_, { $size }>) -> Bytes<'_, { $size }>;
             }
 
             /// A payload.
@@ -122,19 +91,8 @@ macro_rules! sized_echo {
             #[message(crate = insula_ipc)]
             pub struct Body<'a> {
                 /// Its bytes.
-                pub payload: Payload<'a, { $size }>,
-            }
-
-            /// A payload, and what the server spent.
-            #[derive(Debug, Clone, Copy, Message)]
-            #[message(crate = insula_ipc)]
-            pub struct Spent<'a> {
-                /// Nanoseconds of reading the request.
-                pub read_ns: u64,
-                /// Nanoseconds of filling answers so far, this one not yet.
-                pub filled_ns: u64,
-                /// Its bytes.
-                pub payload: Payload<'a, { $size }>,
+                #[message(max = $size)]
+                pub payload: &'a [u8],
             }
 
             /// Executes the contract.
@@ -148,22 +106,25 @@ macro_rules! sized_echo {
                     request: Body<'_>,
                     reply: Reply<'_, echo::Echo>,
                 ) -> Answer {
-                    touch(request.payload.0);
+                    touch(request.payload);
                     reply.send(&request)
                 }
 
                 fn parts(
                     &mut self,
                     _: &CallContext,
-                    request: Body<'_>,
+                    request: Bytes<'_, { $size }>,
                     reply: Reply<'_, echo::Parts>,
                 ) -> Answer {
-                    let begin = Instant::now();
-                    touch(request.payload.0);
-                    reply.send(&Spent {
-                        read_ns: begin.elapsed().as_nanos() as u64,
-                        filled_ns: FILLED_NS.get(),
-                        payload: request.payload,
+                    let began = Instant::now();
+                    touch(&request);
+                    let read_ns = nanos(began);
+                    reply.send_with(|place| {
+                        let began = Instant::now();
+                        place[..request.len()].copy_from_slice(&request);
+                        let fill_ns = nanos(began);
+                        super::Parts { fill_ns, read_ns }.write(place);
+                        request.len()
                     })
                 }
             }
@@ -173,33 +134,34 @@ macro_rules! sized_echo {
 
                 #[inline]
                 fn echo(connection: &Connection, bytes: &[u8]) {
-                    let request = Body { payload: Payload(bytes) };
+                    let request = Body { payload: bytes };
                     let response = connection
                         .call::<echo::Echo>(&request, CallOptions::default())
                         .expect("an answer");
-                    touch(response.get().expect("a body").payload.0);
+                    touch(response.get().expect("a body").payload);
                 }
 
                 #[inline]
-                fn parts(
-                    connection: &Connection,
-                    bytes: &[u8],
-                    filled_before_ns: &mut u64,
-                ) -> Parts {
-                    let before_ns = FILLED_NS.get();
-                    let request = Body { payload: Payload(bytes) };
+                fn parts(connection: &Connection, bytes: &[u8]) -> super::Parts {
+                    let fill_ns = Cell::new(0);
+                    let write = |place: &mut [u8]| {
+                        let began = Instant::now();
+                        place[..bytes.len()].copy_from_slice(bytes);
+                        fill_ns.set(nanos(began));
+                        bytes.len()
+                    };
                     let response = connection
-                        .call::<echo::Parts>(&request, CallOptions::default())
+                        .submit_with::<echo::Parts>(write, CallOptions::default())
+                        .and_then(|ticket| ticket.wait())
                         .expect("an answer");
                     let answer = response.get().expect("a body");
-                    let begin = Instant::now();
-                    touch(answer.payload.0);
-                    let read_ns = begin.elapsed().as_nanos() as u64 + answer.read_ns;
-                    let served_ns = answer.filled_ns - *filled_before_ns;
-                    *filled_before_ns = answer.filled_ns;
-                    Parts {
-                        fill_ns: FILLED_NS.get() - before_ns + served_ns,
-                        read_ns,
+                    let began = Instant::now();
+                    touch(&answer);
+                    let read_ns = nanos(began);
+                    let served = super::Parts::read(&answer);
+                    super::Parts {
+                        fill_ns: fill_ns.get() + served.fill_ns,
+                        read_ns: read_ns + served.read_ns,
                     }
                 }
             }
@@ -277,6 +239,60 @@ pub mod burst {
             reply: Reply<'_, burst::Echo>,
         ) -> Answer {
             reply.send(&request)
+        }
+    }
+}
+
+/// Work of a given length.
+pub mod work {
+    use super::*;
+    use std::time::Duration;
+
+    /// Requests that a connection may have outstanding.
+    pub const IN_FLIGHT: usize = 128;
+
+    /// Works.
+    #[contract(
+        name = "work", major = 1, error = crate::Never, in_flight = 128, crate = insula_ipc
+    )]
+    pub trait Work {
+        /// Keeps the server's thread busy for as long as the task says.
+        #[method(id = 1, idempotent, deadline = "10s")]
+        fn work(request: Task<'_>) -> crate::Body<'_>;
+    }
+
+    /// What to do.
+    #[derive(Debug, Clone, Copy, Message)]
+    #[message(crate = insula_ipc)]
+    pub struct Task<'a> {
+        /// Nanoseconds to be busy.
+        pub busy_ns: u64,
+        /// Bytes that come back.
+        #[message(max = 64)]
+        pub bytes: &'a [u8],
+    }
+
+    /// Executes the contract.
+    #[derive(Debug, Clone, Copy, Default)]
+    pub struct Working;
+
+    impl WorkServer for Working {
+        fn work(
+            &mut self,
+            _: &CallContext,
+            request: Task<'_>,
+            reply: Reply<'_, work::Work>,
+        ) -> Answer {
+            if request.busy_ns > 0 {
+                let busy = Duration::from_nanos(request.busy_ns);
+                let begin = Instant::now();
+                while begin.elapsed() < busy {
+                    std::hint::spin_loop();
+                }
+            }
+            reply.send(&crate::Body {
+                bytes: request.bytes,
+            })
         }
     }
 }

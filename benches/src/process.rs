@@ -46,6 +46,8 @@ pub struct Server {
     child: Child,
     /// Its closing tells the server to end.
     stdin: Option<ChildStdin>,
+    /// What it said when it was ready.
+    said: String,
 }
 
 impl Server {
@@ -66,8 +68,17 @@ impl Server {
         BufReader::new(output)
             .read_line(&mut line)
             .expect("the server's word");
-        assert_eq!(line, "ready\n", "the server of {role} failed");
-        Self { child, stdin }
+        let said = line
+            .strip_prefix("ready")
+            .unwrap_or_else(|| panic!("the server of {role} failed"))
+            .trim()
+            .to_owned();
+        Self { child, stdin, said }
+    }
+
+    /// What it said when it was ready.
+    pub fn said(&self) -> &str {
+        &self.said
     }
 
     /// Its process.
@@ -85,12 +96,17 @@ impl Drop for Server {
 
 /// Tells the measuring process that this server is ready, and lets it end with that process.
 pub fn ready() {
+    ready_saying("");
+}
+
+/// The same, with a word of what the server has found out so far; one line.
+pub fn ready_saying(word: &str) {
     std::thread::spawn(|| {
         let mut line = String::new();
         let _ = std::io::stdin().read_line(&mut line);
         std::process::exit(0);
     });
-    println!("ready");
+    println!("ready {word}");
 }
 
 /// Pins the calling thread, and what it starts, to one core.

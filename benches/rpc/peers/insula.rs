@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 
+use insula_benches::contracts::SizedEcho;
 use insula_benches::contracts::burst::{self, BurstClient, BurstDispatch, IN_FLIGHT};
-use insula_benches::contracts::{SizedEcho, measure_fills};
 use insula_benches::edge::{self, Pair};
 use insula_benches::process::{Role, Server};
 use insula_benches::{Body, with_sized_echo};
@@ -29,7 +29,7 @@ pub(crate) fn connect(case: Case, core: usize) -> Box<dyn Client> {
 
 impl<C: SizedEcho> Serial<C> {
     fn connect(case: Case, core: usize) -> Self {
-        let pair = Pair::start::<C>(&case.role(), core, case.waiting.spin(), &[]);
+        let pair = Pair::start::<C>(&case.role(), core, case.waiting.spin());
         let connection = pair.edge.connect::<C>().expect("a connection");
         Self {
             connection,
@@ -47,13 +47,10 @@ impl<C: SizedEcho> Client for Serial<C> {
 
     fn run(&mut self, payload: &[u8], meter: &mut Meter) {
         if self.case.pattern == Pattern::Parts {
-            measure_fills(true);
-            let mut filled_before_ns = 0;
             while let Some(began) = meter.begin() {
-                let parts = C::parts(&self.connection, payload, &mut filled_before_ns);
+                let parts = C::parts(&self.connection, payload);
                 meter.end_with(began, parts);
             }
-            measure_fills(false);
         } else {
             while let Some(began) = meter.begin() {
                 C::echo(&self.connection, payload);
@@ -72,7 +69,6 @@ impl<C: SizedEcho> Client for Serial<C> {
 }
 
 pub(crate) fn serve(case: Case, role: &Role) {
-    measure_fills(case.pattern == Pattern::Parts);
     with_sized_echo!(case.size, C => {
         let service = <C as SizedEcho>::Service::default();
         edge::serve(role, case.waiting.spin(), service);
@@ -88,7 +84,7 @@ pub(crate) struct Burst {
 impl Burst {
     pub(crate) fn connect(case: Case, core: usize) -> Self {
         let spin = case.waiting.spin();
-        let pair = Pair::start::<burst::Burst>(&case.role(), core, spin, &[]);
+        let pair = Pair::start::<burst::Burst>(&case.role(), core, spin);
         let client = BurstClient::connect(&pair.edge).expect("a connection");
         Self { client, pair }
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use iceoryx2::node::{Node, NodeBuilder};
 use iceoryx2::port::client::Client as Port;
-use insula_benches::contracts::{Parts, touch};
+use insula_benches::contracts::{Parts, nanos, touch};
 use insula_benches::edge::{CONSUMER, PROVIDER};
 use insula_benches::process::{Role, Server, ready};
 use insula_ipc::raw::{FileService, Line, config};
@@ -155,7 +155,7 @@ impl Client for Raw {
                 .expect("a chunk");
             let fill_began = parts.then(Instant::now);
             fill(request.payload_mut(), payload);
-            let fill_ns = nanos(fill_began);
+            let fill_ns = fill_began.map_or(0, nanos);
             // SAFETY: a chunk lies in a shared file, whose bytes always have a value.
             let request = unsafe { request.assume_init() };
             let pending = request.send().expect("sending");
@@ -165,10 +165,11 @@ impl Client for Raw {
                     let read_began = parts.then(Instant::now);
                     touch(answer);
                     if parts {
-                        let read_ns = nanos(read_began);
+                        let read_ns = read_began.map_or(0, nanos);
+                        let served = Parts::read(answer);
                         let spent = Parts {
-                            fill_ns: fill_ns + word(answer, 0),
-                            read_ns: read_ns + word(answer, 1),
+                            fill_ns: fill_ns + served.fill_ns,
+                            read_ns: read_ns + served.read_ns,
                         };
                         meter.end_with(began, spent);
                     } else {
@@ -182,16 +183,6 @@ impl Client for Raw {
     }
 }
 
-fn nanos(began: Option<Instant>) -> u64 {
-    began.map_or(0, |began| began.elapsed().as_nanos() as u64)
-}
-
-/// A word of an answer: what the server spent on filling (0) and on reading (1).
-fn word(answer: &[u8], index: usize) -> u64 {
-    let (words, _) = answer.as_chunks::<8>();
-    u64::from_ne_bytes(words[index])
-}
-
 pub(crate) fn serve(case: Case, role: &Role) {
     let node = node(&role.words[0]);
     let server = create(&node, role.number(1), role.number(2));
@@ -202,18 +193,16 @@ pub(crate) fn serve(case: Case, role: &Role) {
             let payload = bytes(request.payload());
             let read_began = parts.then(Instant::now);
             touch(payload);
-            let read_ns = nanos(read_began);
+            let read_ns = read_began.map_or(0, nanos);
             let lines = request.payload().len();
             let mut response = request.loan_slice_uninit(lines).expect("a chunk");
             let fill_began = parts.then(Instant::now);
             fill(response.payload_mut(), payload);
-            let fill_ns = nanos(fill_began);
+            let fill_ns = fill_began.map_or(0, nanos);
             // SAFETY: a chunk lies in a shared file, whose bytes always have a value.
             let mut response = unsafe { response.assume_init() };
             if parts {
-                let first = &mut response.payload_mut()[0].0;
-                first[..8].copy_from_slice(&fill_ns.to_ne_bytes());
-                first[8..16].copy_from_slice(&read_ns.to_ne_bytes());
+                Parts { fill_ns, read_ns }.write(&mut response.payload_mut()[0].0);
             }
             // The client may be on its way out.
             let _ = response.send();
