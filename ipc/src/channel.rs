@@ -78,10 +78,15 @@ pub(crate) struct Sizes {
 impl Sizes {
     /// The sizes that `C` needs.
     pub(crate) fn of<C: Contract>() -> Self {
+        Self::of_lengths(C::REQUEST_MAX, C::RESPONSE_MAX, C::IN_FLIGHT)
+    }
+
+    /// The sizes for messages of these lengths in bytes.
+    pub(crate) fn of_lengths(request: usize, response: usize, in_flight: usize) -> Self {
         Self {
-            request_lines: lines::<foreign::RequestHeader, RequestHeader>(C::REQUEST_MAX),
-            response_lines: lines::<foreign::ResponseHeader, ResponseHeader>(C::RESPONSE_MAX),
-            in_flight: C::IN_FLIGHT.max(1),
+            request_lines: lines::<foreign::RequestHeader, RequestHeader>(request),
+            response_lines: lines::<foreign::ResponseHeader, ResponseHeader>(response),
+            in_flight: in_flight.max(1),
         }
     }
 }

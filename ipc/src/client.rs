@@ -8,6 +8,7 @@
 //! What a connection does when its provider changes is in `calls`.
 
 mod budget;
+pub(crate) mod bytes;
 mod calls;
 mod edge;
 

@@ -11,6 +11,7 @@ mod channel;
 pub mod client;
 mod clock;
 pub mod contract;
+pub mod dynamic;
 pub mod frames;
 mod header;
 pub mod local;

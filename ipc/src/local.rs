@@ -2,21 +2,28 @@
 //!
 //! The socket stays open as long as the [`LocalClient`]: it is the lease of its edges. The
 //! supervisor knows the program's user from the socket and grants or refuses by contract.
+//!
+//! When the supervisor dies, its edges go on: routes, pages and channels are the ends' own. A
+//! thread of the client waits for that, connects to the next supervisor as soon as there is one,
+//! and asks again for every edge that was granted. [`LocalClient::connection`] gives connections on
+//! the newest edge, and an [`Attached`] moves to it by itself. What was submitted on the old one is
+//! answered there.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+mod lease;
+
+use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use insula_contract::id::ContractId;
-use insula_contract::line::TRANSPORT;
-use insula_contract::local::{Answer, Ask, Resolve, Resolved};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use insula_contract::id::{ContractId, ServiceName};
+use insula_contract::local::WhyNot;
+use insula_contract::schema::Schema;
 
 use crate::client::{ConnectError, Connection, Edge};
 use crate::contract::Contract;
-use crate::frames::{self, FramesError};
+use crate::frames::FramesError;
+use lease::Lease;
 
 /// Why a local client has no connection.
 #[derive(Debug, thiserror::Error)]
@@ -31,17 +38,20 @@ pub enum LocalError {
         source: std::io::Error,
     },
     /// Asking failed.
-    #[error("cannot ask for `{contract}`")]
+    #[error("cannot ask {what}")]
     Ask {
         /// For what.
-        contract: ContractId,
+        what: String,
         /// Why.
         #[source]
         source: FramesError,
     },
     /// The supervisor closed the connection.
-    #[error("the supervisor closed the connection when asked for `{0}`")]
-    Closed(ContractId),
+    #[error("the supervisor closed the connection when asked {0}")]
+    Closed(String),
+    /// The answer is to another question.
+    #[error("the supervisor answered something else when asked {0}")]
+    Answer(String),
     /// The answer lacks its two descriptors.
     #[error("the answer about `{0}` came without its descriptors")]
     Descriptors(ContractId),
@@ -50,6 +60,14 @@ pub enum LocalError {
     Refused {
         /// What was asked for.
         contract: ContractId,
+        /// The supervisor's reason.
+        reason: String,
+    },
+    /// The contract is not described.
+    #[error("{reason}")]
+    NotDescribed {
+        /// The sort of reason.
+        why: WhyNot,
         /// The supervisor's reason.
         reason: String,
     },
@@ -64,16 +82,10 @@ pub enum LocalError {
     },
 }
 
-/// A local program's access to contracts; share it between threads.
-#[derive(Debug)]
+/// A local program's access to contracts; share it between threads, or clone it.
+#[derive(Debug, Clone)]
 pub struct LocalClient {
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    socket: OwnedFd,
-    edges: BTreeMap<ContractId, Edge>,
+    lease: Arc<Lease>,
 }
 
 impl LocalClient {
@@ -81,74 +93,79 @@ impl LocalClient {
     ///
     /// `path` is that of [`insula_contract::local::SOCKET`] in the run directory.
     pub fn connect(path: &Path) -> Result<Self, LocalError> {
-        let reach = |errno: nix::Error| LocalError::Reach {
-            path: path.to_owned(),
-            source: errno.into(),
-        };
-        let socket = socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .map_err(reach)?;
-        let address = UnixAddr::new(path).map_err(reach)?;
-        connect(socket.as_raw_fd(), &address).map_err(reach)?;
-        Ok(Self {
-            state: Mutex::new(State {
-                socket,
-                edges: BTreeMap::new(),
-            }),
-        })
+        let lease = Lease::take(path)?;
+        Ok(Self { lease })
     }
 
     /// A connection for the calling thread to whoever provides `C`.
     pub fn connection<C: Contract>(&self) -> Result<Connection, LocalError> {
-        let contract = C::id();
         self.edge::<C>()?
             .connect::<C>()
-            .map_err(|source| LocalError::Connect { contract, source })
+            .map_err(|source| LocalError::Connect {
+                contract: C::id(),
+                source,
+            })
     }
 
-    /// The edge to `C`, asked for once.
-    fn edge<C: Contract>(&self) -> Result<Edge, LocalError> {
-        let contract = C::id();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(edge) = state.edges.get(&contract) {
-            return Ok(edge.clone());
+    /// A connection for the calling thread that moves to a new edge where the supervisor gives one.
+    pub fn attach<C: Contract>(&self) -> Result<Attached<C>, LocalError> {
+        let turn = self.lease.turn();
+        Ok(Attached {
+            client: self.clone(),
+            turn: Cell::new(turn),
+            connection: RefCell::new(self.connection::<C>()?),
+            contract: PhantomData,
+        })
+    }
+
+    /// The edge to `C`, asked for once in the life of a supervisor.
+    pub fn edge<C: Contract>(&self) -> Result<Edge, LocalError> {
+        self.lease.edge(&C::id(), C::schema)
+    }
+
+    /// The edge to the contract of a schema that is known only at run time.
+    pub fn edge_of(&self, contract: &ContractId, schema: &Schema) -> Result<Edge, LocalError> {
+        self.lease.edge(contract, || schema.clone())
+    }
+
+    /// The contracts that the program may use, by name.
+    pub fn contracts(&self) -> Result<Vec<ContractId>, LocalError> {
+        self.lease.contracts()
+    }
+
+    /// Who provides a contract now, and its schema.
+    pub fn describe(&self, contract: &ContractId) -> Result<(ServiceName, Schema), LocalError> {
+        self.lease.describe(contract)
+    }
+
+    /// How many supervisors this client has had, the present one with it.
+    pub fn supervisors(&self) -> u64 {
+        self.lease.turn()
+    }
+}
+
+/// One thread's use of a contract, on the newest edge.
+#[derive(Debug)]
+pub struct Attached<C: Contract> {
+    client: LocalClient,
+    turn: Cell<u64>,
+    connection: RefCell<Connection>,
+    contract: PhantomData<fn() -> C>,
+}
+
+impl<C: Contract> Attached<C> {
+    /// The connection to call on now: the last one unless there is a new edge.
+    ///
+    /// A load and a compare where nothing has changed. Tickets of an older connection stay good.
+    /// While the next supervisor refuses the edge, this fails.
+    #[inline]
+    pub fn connection(&self) -> Result<Connection, LocalError> {
+        let turn = self.client.lease.turn();
+        if turn != self.turn.get() {
+            let connection = self.client.connection::<C>()?;
+            self.connection.replace(connection);
+            self.turn.set(turn);
         }
-        let ask = |source| LocalError::Ask {
-            contract: contract.clone(),
-            source,
-        };
-        let resolve = Ask::Resolve(Resolve {
-            contract: contract.clone(),
-            schema: C::schema(),
-            transport: TRANSPORT,
-        });
-        frames::send(&state.socket, &resolve, &[]).map_err(ask)?;
-        let (answer, descriptors) = frames::receive::<Answer>(&state.socket)
-            .map_err(ask)?
-            .ok_or_else(|| LocalError::Closed(contract.clone()))?;
-        let (used, spin_ns) = match answer {
-            Answer::Resolved(Resolved::Granted { edge, spin_ns }) => (edge, spin_ns),
-            Answer::Resolved(Resolved::Refused { reason }) => {
-                return Err(LocalError::Refused { contract, reason });
-            }
-            Answer::Listed(_) | Answer::Described(_) => {
-                return Err(LocalError::Closed(contract));
-            }
-        };
-        let [routes, page] = <[OwnedFd; 2]>::try_from(descriptors)
-            .map_err(|_| LocalError::Descriptors(contract.clone()))?;
-        let edge =
-            Edge::new(used, routes, page, Duration::from_nanos(spin_ns)).map_err(|source| {
-                LocalError::Connect {
-                    contract: contract.clone(),
-                    source,
-                }
-            })?;
-        state.edges.insert(contract, edge.clone());
-        Ok(edge)
+        Ok(self.connection.borrow().clone())
     }
 }

@@ -76,7 +76,20 @@ pub enum Described {
     },
     /// It is not, or not for this caller.
     Refused {
+        /// The sort of reason.
+        why: WhyNot,
         /// For people.
         reason: String,
     },
+}
+
+/// Why a contract is not described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhyNot {
+    /// No installed service provides it.
+    Unknown,
+    /// Its provider does not allow the caller.
+    NotAllowed,
+    /// Its provider does not run, so that its form is not known.
+    NotRunning,
 }

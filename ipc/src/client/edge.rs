@@ -118,12 +118,21 @@ impl Edge {
                 wanted: wanted.to_string(),
             });
         }
+        self.connect_sized((C::NAME, C::MAJOR), Sizes::of::<C>())
+    }
+
+    /// A connection of these sizes; typed methods are called only under their contract's name.
+    pub(crate) fn connect_sized(
+        &self,
+        contract: (&'static str, u16),
+        sizes: Sizes,
+    ) -> Result<Connection, ConnectError> {
         let (slot, next_sequence) = self.claim().ok_or(ConnectError::NoSlot)?;
         let place = Place {
             edge: self.clone(),
             slot,
         };
-        let calls = Calls::new(place, (C::NAME, C::MAJOR), Sizes::of::<C>(), next_sequence);
+        let calls = Calls::new(place, contract, sizes, next_sequence);
         Ok(Connection {
             calls: Rc::new(calls),
         })

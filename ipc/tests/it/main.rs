@@ -4,6 +4,7 @@ mod calls;
 mod common;
 mod contract;
 mod deaths;
+mod dynamic;
 mod hostile;
 mod instances;
 mod overload;

@@ -10,7 +10,7 @@ mod document;
 mod edges;
 mod manifest;
 mod profiles;
-mod units;
+pub(crate) mod units;
 
 use std::fmt;
 

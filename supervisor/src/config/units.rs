@@ -28,7 +28,7 @@ fn quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// Reads a duration: a whole number and `ns`, `us`, `ms`, `s`, `m` or `h`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     quantity(text, &DURATIONS).map(Duration::from_nanos)
 }
 

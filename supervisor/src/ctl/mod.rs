@@ -5,7 +5,9 @@
 //! 65 refused because contracts or data do not fit; 69 the daemon cannot be reached; 75 busy, try
 //! again; 77 not allowed.
 
+mod call;
 mod client;
+mod complete;
 mod install;
 mod logs;
 mod orders;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_complete::env::{CompleteEnv, Shells};
 use semver::Version;
 
 use crate::paths::Paths;
@@ -31,6 +34,8 @@ pub enum Exit {
     Done = 0,
     /// Failed, or no such service.
     Failed = 1,
+    /// Wrong usage.
+    Usage = 2,
     /// `status` found something that is not running.
     NotRunning = 3,
     /// `status` of an unknown name.
@@ -163,6 +168,8 @@ enum Verb {
     Doctor,
     /// Stop all services in order, then the daemon.
     Shutdown,
+    /// Call a method of a contract, as an ordinary program; or list contracts, methods, types.
+    Call(call::CallArgs),
     /// Print a completion script.
     Completions {
         /// For which shell.
@@ -172,11 +179,13 @@ enum Verb {
 
 /// Runs the command line and gives its exit code.
 pub fn main() -> ExitCode {
+    CompleteEnv::with_factory(Args::command).complete();
     let args = Args::parse();
-    if let Verb::Completions { shell } = args.verb {
-        let mut command = Args::command();
-        clap_complete::generate(shell, &mut command, "insulactl", &mut std::io::stdout());
-        return ExitCode::SUCCESS;
+    match &args.verb {
+        Verb::Completions { shell } => return print_completions(*shell).into(),
+        // Before any other thread: it changes its user.
+        Verb::Call(call) => return call::run(&Paths::new(args.root.clone()), call).into(),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -217,8 +226,38 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         } => logs::run(&client, &name, lines, follow).await,
         Verb::Doctor => status::doctor(&client).await,
         Verb::Shutdown => orders::shutdown(&client).await,
-        Verb::Completions { .. } => Ok(Exit::Done),
+        // Done before.
+        Verb::Call(_) | Verb::Completions { .. } => Ok(Exit::Done),
     }
+}
+
+/// Prints the script that asks this program for completions.
+fn print_completions(shell: Shell) -> Exit {
+    let name = shell.to_string();
+    let shells = Shells::builtins();
+    let Some(shell) = shells.completer(&name) else {
+        eprintln!("error: cannot complete for {name}");
+        return Exit::Failed;
+    };
+    let program = "insulactl";
+    match shell.write_registration(
+        "COMPLETE",
+        program,
+        program,
+        program,
+        &mut std::io::stdout(),
+    ) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("error: cannot print the script: {error}");
+            Exit::Failed
+        }
+    }
+}
+
+/// Reads a time like `200ms`.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    crate::config::units::duration(text).ok_or_else(|| "not a time like 200ms, 5s or 1m".to_owned())
 }
 
 /// Tells a failure to reach or to understand the daemon.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use insula_contract::id::ContractId;
 use insula_contract::line::{FRAME_MAX, SCHEMAS_MAX, TRANSPORT, UsedEdge};
-use insula_contract::local::{Answer, Ask, Described, Resolve, Resolved};
+use insula_contract::local::{Answer, Ask, Described, Resolve, Resolved, WhyNot};
 use insula_core::event::{Caller, ClientId, Consumer, Event};
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
@@ -237,24 +237,26 @@ impl Driver {
     }
 
     fn describe(&self, client: ClientId, contract: &ContractId) -> Described {
-        let refused = |reason| Described::Refused { reason };
+        let refused = |why, reason| Described::Refused { why, reason };
         let Some(line) = self.clients.get(&client) else {
-            return refused("this client is gone".to_owned());
+            return refused(WhyNot::Unknown, "this client is gone".to_owned());
         };
         let Some(provider) = self.core.provider_of(contract) else {
             let known: Vec<_> = self.contracts_for(client);
             let known: Vec<_> = known.iter().map(ToString::to_string).collect();
-            return refused(format!(
+            let reason = format!(
                 "nobody provides {contract}; provided are {}",
                 known.join(", ")
-            ));
+            );
+            return refused(WhyNot::Unknown, reason);
         };
         if !self.may_know(&line.caller, contract) {
-            return refused(format!(
+            let reason = format!(
                 "uid {} may not use {contract}: `{provider}` does not allow it in its \
                  service.toml",
                 line.caller.uid
-            ));
+            );
+            return refused(WhyNot::NotAllowed, reason);
         }
         let processes = self.core.services()[provider].processes();
         let schema = processes
@@ -266,9 +268,10 @@ impl Driver {
                 provider: provider.clone(),
                 schema,
             },
-            None => refused(format!(
-                "`{provider}`, which provides {contract}, does not run"
-            )),
+            None => refused(
+                WhyNot::NotRunning,
+                format!("`{provider}`, which provides {contract}, does not run"),
+            ),
         }
     }
 
