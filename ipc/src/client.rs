@@ -210,7 +210,10 @@ impl Connection {
             trace: options.trace,
             key: options.key,
         };
-        let index = self.calls.submit(spec, M::Request::ENCODED_MAX, encode)?;
+        let index = self
+            .calls
+            .submit(spec, M::Request::ENCODED_MAX, encode)
+            .inspect_err(|failure| self.calls.count_failed(*failure))?;
         Ok(Ticket {
             calls: Some(self.calls.clone()),
             index,

@@ -16,6 +16,7 @@ pub mod frames;
 mod header;
 pub mod local;
 mod memory;
+pub mod meters;
 pub mod payload;
 #[doc(hidden)]
 pub mod raw;

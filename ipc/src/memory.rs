@@ -41,7 +41,7 @@ pub enum MapError {
     NoEntry(u32),
 }
 
-fn check(fd: BorrowedFd<'_>, needed: usize) -> Result<(), MapError> {
+pub(crate) fn check(fd: BorrowedFd<'_>, needed: usize) -> Result<(), MapError> {
     let status = nix::sys::stat::fstat(fd).map_err(|e| MapError::Inspect(e.into()))?;
     let bytes = status.st_size.max(0) as u64;
     if bytes < needed as u64 {

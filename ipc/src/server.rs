@@ -27,6 +27,7 @@ use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
 use crate::header::Status;
 use crate::memory::MapError;
+use crate::meters::Meters;
 use crate::payload::WriteInPlace;
 use crate::stream::Outlets;
 use crate::sync::{self, Watched};
@@ -309,6 +310,7 @@ pub struct Server<D, J> {
     missed_edge: bool,
     refused: usize,
     outlets: Option<Outlets>,
+    meters: Option<Meters>,
     control: Arc<AtomicU32>,
     /// The control word as the last park left it.
     control_seen: u32,
@@ -347,12 +349,18 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             missed_edge: false,
             refused: 0,
             outlets: dispatch.outlets().cloned(),
+            meters: None,
             control: Arc::new(AtomicU32::new(0)),
             control_seen: 0,
             dispatch,
             journal,
             thread_bound: PhantomData,
         }
+    }
+
+    /// Has requests on edges that are served from now on counted in the process's meters.
+    pub fn meter(&mut self, meters: Meters) {
+        self.meters = Some(meters);
     }
 
     /// Opens its end of an edge's channel and tells the clients.
@@ -377,7 +385,14 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         let opened = if self.edges.len() == EDGES_MAX {
             Err(ServeError::TooMany)
         } else {
-            OpenEdge::open(edge, page, self.attempt, self.slot, self.sizes)
+            OpenEdge::open(
+                edge,
+                page,
+                self.attempt,
+                self.slot,
+                self.sizes,
+                self.meters.as_ref(),
+            )
         };
         self.missed_edge |= opened.is_err();
         let open = opened?;

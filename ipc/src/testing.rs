@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use insula_contract::edge::{self, EdgePage, PAGE_SIZE, pair_directory};
 use insula_contract::id::{Attempt, EdgeId};
 use insula_contract::line::{ServedEdge, UsedEdge};
+use insula_contract::meters::METERS_SIZE;
 use insula_contract::route::{self, RouteState, RouteTable, TABLE_SIZE, Target};
 use memmap2::MmapRaw;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
@@ -43,6 +44,11 @@ fn sealed(name: &str, size: usize) -> OwnedFd {
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).expect("the memfd's seals");
     fd
+}
+
+/// Memory for the meters of a process, as the supervisor makes it.
+pub fn meters() -> OwnedFd {
+    sealed("meters", METERS_SIZE)
 }
 
 impl Host {

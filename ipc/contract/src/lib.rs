@@ -2,7 +2,7 @@
 //!
 //! `insulad` and the services are separate programs, often of separate versions. This crate holds
 //! every word that passes between them: identifiers ([`id`]), the memory they share ([`route`],
-//! [`edge`]), the messages on a service's own line ([`mod@line`]) and on the local clients' socket
+//! [`edge`], [`meters`]), the messages on a service's own line ([`mod@line`]) and on the local clients' socket
 //! ([`local`]), what the ends of an edge allow ([`policy`]), and the schemas of contracts with their
 //! compatibility rules ([`schema`]).
 //!
@@ -15,6 +15,7 @@ pub mod encoding;
 pub mod id;
 pub mod line;
 pub mod local;
+pub mod meters;
 pub mod policy;
 pub mod route;
 pub mod schema;

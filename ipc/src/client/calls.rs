@@ -22,6 +22,7 @@
 
 mod breaker;
 mod call;
+mod counting;
 mod follow;
 mod peers;
 mod wait;
@@ -39,6 +40,7 @@ use super::{Refusal, TraceContext};
 use crate::channel::{self, NotSent, Sample, Sizes};
 use crate::contract::Safety;
 use crate::header::{RequestHeader, VERSION, sent_at};
+use crate::meters::Meter;
 use crate::wake;
 use call::{Call, Stage};
 use peers::{Choice, Peers, Verdict};
@@ -147,6 +149,7 @@ pub(super) struct Calls {
     contract: (&'static str, u16),
     sizes: Sizes,
     place: Place,
+    meter: Meter,
     warned: Cell<bool>,
     rescues: Cell<u64>,
 }
@@ -203,6 +206,7 @@ impl Calls {
             state: RefCell::new(state),
             contract,
             sizes,
+            meter: place.edge.claim_meter(),
             place,
             warned: Cell::new(false),
             rescues: Cell::new(0),
@@ -270,6 +274,7 @@ impl Calls {
             },
             Choice::Never => return Err(Failure::Unavailable),
         };
+        self.count_begun(&stage);
         state.free.pop();
         state.next_sequence += 1;
         let call = &mut state.calls[index];
@@ -310,7 +315,10 @@ impl Calls {
     pub(super) fn take(&self, index: usize) -> Result<Answered, Failure> {
         let call = &mut self.state.borrow_mut().calls[index];
         match std::mem::replace(&mut call.stage, Stage::Free) {
-            Stage::Finished(outcome) => outcome,
+            Stage::Finished(outcome) => {
+                self.count_outcome(call.spec.begun_ns, &outcome);
+                outcome
+            }
             other => {
                 call.stage = other;
                 Err(Failure::Broken("the call has no outcome yet"))
@@ -323,6 +331,7 @@ impl Calls {
     pub(super) fn release(&self, index: usize) {
         let state = &mut *self.state.borrow_mut();
         let call = &mut state.calls[index];
+        self.count_released(call);
         // A sample goes before the pending response that it came through.
         call.leave(&mut state.peers, Verdict::Nothing);
         call.answered = None;

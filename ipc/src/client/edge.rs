@@ -3,11 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use insula_contract::edge::CLIENT_SLOTS;
 use insula_contract::line::UsedEdge;
+use insula_contract::meters::Role;
 
 use super::Connection;
 use super::budget::Budget;
@@ -16,6 +17,7 @@ use crate::channel::Sizes;
 use crate::clock;
 use crate::contract::{CONNECTIONS, Contract};
 use crate::memory::{MapError, PageMap, RouteMap};
+use crate::meters::{Meter, Meters};
 use crate::stream;
 
 /// Why a connection could not be made.
@@ -58,6 +60,7 @@ struct Shared {
     subscriptions: AtomicU32,
     /// The number of the last wish.
     wishes: AtomicU32,
+    meters: OnceLock<Meters>,
 }
 
 /// A client slot of the edge page. Its sequence outlives its connections: the number of a `once`
@@ -98,7 +101,23 @@ impl Edge {
                 retries,
                 subscriptions: AtomicU32::new(0),
                 wishes: AtomicU32::new(0),
+                meters: OnceLock::new(),
             }),
+        })
+    }
+
+    /// Has the calls of connections that are made from now on counted in the process's meters; the
+    /// first word counts.
+    pub fn meter(&self, meters: &Meters) {
+        self.shared.meters.get_or_init(|| meters.clone());
+    }
+
+    /// The meter of a new connection.
+    pub(super) fn claim_meter(&self) -> Meter {
+        let used = &self.shared.used;
+        let meters = self.shared.meters.get();
+        meters.map_or_else(Meter::default, |meters| {
+            meters.claim(Role::Consumer, &used.contract, used.consumer)
         })
     }
 

@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering;
 use insula_contract::edge::{CLIENT_SLOTS, Waiter, pair_directory};
 use insula_contract::id::{Attempt, EdgeId};
 use insula_contract::line::ServedEdge;
+use insula_contract::meters::Role;
 
 use super::ServeError;
 use super::admission::Admission;
 use crate::channel::{Loaned, ServerEnd, Sizes, Taken};
 use crate::memory::PageMap;
+use crate::meters::{Meter, Meters};
 use crate::stream::Seat;
 use crate::wake;
 
@@ -45,6 +47,7 @@ pub(super) struct OpenEdge {
     waiting: Option<Waiting>,
     /// Client slots that were answered and not yet rung, a bit each.
     answered: Cell<u32>,
+    pub(super) meter: Meter,
     /// The last look failed; not to be repeated before the bell rings again.
     unreadable: Cell<bool>,
 }
@@ -58,6 +61,7 @@ impl OpenEdge {
         attempt: Attempt,
         slot: u8,
         sizes: Sizes,
+        meters: Option<&Meters>,
     ) -> Result<Self, ServeError> {
         let page = Arc::new(PageMap::new(page).map_err(ServeError::Page)?);
         let index = usize::from(slot);
@@ -72,6 +76,9 @@ impl OpenEdge {
         });
         Ok(Self {
             admission: Admission::new(&edge.limits),
+            meter: meters.map_or_else(Meter::default, |meters| {
+                meters.claim(Role::Provider, &edge.contract, edge.consumer)
+            }),
             waiting,
             edge,
             end,
@@ -192,7 +199,10 @@ impl OpenEdge {
     pub(super) fn ring(&self) {
         let mut answered = self.answered.take();
         while answered != 0 {
-            wake::ring(&self.page.page().clients[answered.trailing_zeros() as usize]);
+            let client = &self.page.page().clients[answered.trailing_zeros() as usize];
+            if wake::ring(client) {
+                self.meter.woke();
+            }
             answered &= answered - 1;
         }
     }

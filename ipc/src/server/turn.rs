@@ -198,6 +198,8 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             Next::Surplus(taken) => (taken, true),
         };
         let header = taken.header();
+        edge.meter
+            .taken(header.length, |now_ns| header.waited_ns(now_ns));
         // Without a chunk there is no way to answer, so nothing may be executed: the client, which
         // holds all of them against the protocol, runs into its deadline.
         let Some(mut reply) = edge.loan(&taken) else {
@@ -234,6 +236,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
                 let status = refusal.unwrap_or(Status::MalformedRequest);
                 self.refused += 1;
                 edge.note(slot);
+                edge.meter.answered(status, 0);
                 return reply.seal(status, 0).send();
             }
         };
@@ -244,10 +247,12 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
                 .dispatch
                 .dispatch(&call, header.method, request, reply_slot);
             edge.note(slot);
+            edge.meter.answered(answer.status, answer.length);
             return reply.seal(answer.status, answer.length).send();
         }
         match self.once(&call, &header, request, reply.bytes_mut(), writing) {
             Ok(answer) => {
+                edge.meter.answered(answer.status, answer.length);
                 let answer = reply.seal(answer.status, answer.length);
                 self.held.push(Held {
                     edge: index,
@@ -258,6 +263,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             }
             Err(error) => {
                 report(&error);
+                edge.meter.answered(Status::Unable, 0);
                 let answer = reply.seal(Status::Unable, 0);
                 self.held.push(Held {
                     edge: index,

@@ -7,6 +7,7 @@ mod deaths;
 mod dynamic;
 mod hostile;
 mod instances;
+mod meters;
 mod overload;
 mod payloads;
 mod process;

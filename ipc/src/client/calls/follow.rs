@@ -126,6 +126,7 @@ impl Calls {
             });
             match copied {
                 Ok(pending) => {
+                    self.meter.resent();
                     call.stage = Stage::Sent { pending, to };
                     rung |= 1 << to;
                 }

@@ -99,6 +99,7 @@ impl Calls {
             if found || until <= now {
                 return Last::Work;
             }
+            self.meter.woke();
             Last::Nothing(Some(until - now))
         });
         if found {
