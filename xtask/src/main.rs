@@ -4,6 +4,7 @@
 mod check;
 mod demo;
 mod deny;
+mod long;
 mod process;
 mod tally;
 mod tests_output;
@@ -36,6 +37,13 @@ enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
         pause: u64,
     },
+    /// Looks for lost wake-ups for minutes: larger models, and senders that always park while their
+    /// servers are killed and cut over.
+    Stress {
+        /// How long the senders send.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        minutes: u64,
+    },
     /// Runs all checks and sums them up; fails if one of them failed.
     ///
     /// With CI=true in the environment, a skip whose reason README.md does not allow is a failure.
@@ -66,6 +74,7 @@ fn main() -> ExitCode {
             clients,
             pause: std::time::Duration::from_secs(pause),
         }),
+        Command::Stress { minutes } => long::stress(minutes),
         Command::Test { only } => check::run_all(&only),
     }
 }

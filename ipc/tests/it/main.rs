@@ -12,5 +12,6 @@ mod overload;
 mod payloads;
 mod process;
 mod streams;
+mod stress;
 mod turnover;
 mod waking;

@@ -1,0 +1,38 @@
+//! Tests that are worth more time than `cargo xtask test` gives them.
+
+use std::process::ExitCode;
+
+use crate::{check, root};
+
+/// Runs tests of a package for so long.
+fn run(package: &str, filter: &[&str], variables: &[(&str, String)]) -> bool {
+    let mut arguments = vec!["test", "--package", package];
+    arguments.extend_from_slice(filter);
+    arguments.extend(["--", "--nocapture", "--test-threads=1"]);
+    let mut command = check::cargo(&root(), &arguments);
+    command.envs(variables.iter().map(|(name, value)| (*name, value)));
+    match command.status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            eprintln!("error: cannot run {command:?}: {error}");
+            false
+        }
+    }
+}
+
+fn exit(passed: bool) -> ExitCode {
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Parking and ringing: the models with more interruptions, and senders that always park.
+pub(crate) fn stress(minutes: u64) -> ExitCode {
+    let interruptions = [("LOOM_MAX_PREEMPTIONS", "3".to_owned())];
+    let seconds = [("INSULA_STRESS_SECONDS", (minutes * 60).to_string())];
+    let models = run("insula-model", &["--test", "waking"], &interruptions);
+    let senders = run("insula-ipc", &["--test", "it", "stress"], &seconds);
+    exit(models && senders)
+}
