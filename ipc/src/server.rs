@@ -5,6 +5,7 @@
 //! has committed the whole batch; all others leave at once.
 
 mod admission;
+mod bells;
 mod edges;
 mod reply;
 mod turn;
@@ -30,14 +31,15 @@ use crate::memory::MapError;
 use crate::meters::Meters;
 use crate::payload::WriteInPlace;
 use crate::stream::Outlets;
-use crate::sync::{self, Watched};
-use crate::wake::{self, Last};
+use crate::sync;
+use bells::Watchers;
 use edges::OpenEdge;
 pub use reply::Reply;
 use turn::{Held, Methods};
 
-/// Edges that one server can serve: it waits for all of their bells and its own word at once.
-pub const EDGES_MAX: usize = sync::WORDS_MAX - 1;
+/// Edges that one server can serve. Up to 127 its own thread waits for; for each 127 more it has a
+/// thread that does nothing else.
+pub const EDGES_MAX: usize = 4096;
 
 /// The identity of a `once` request, the same however often it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -254,7 +256,7 @@ pub enum ServeError {
         /// What this server serves.
         served: String,
     },
-    /// More edges than one thread can wait for.
+    /// More edges than one server can serve.
     #[error("{EDGES_MAX} edges are served already")]
     TooMany,
     /// The edge's page is unusable.
@@ -266,6 +268,9 @@ pub enum ServeError {
     /// The channel could not be made.
     #[error("cannot make the channel")]
     Channel(#[source] ChannelError),
+    /// The thread that waits for the bells of further edges could not be started.
+    #[error("cannot start a thread that waits for further edges")]
+    Watcher(#[source] std::io::Error),
 }
 
 /// Wakes a parked server from any thread.
@@ -301,6 +306,7 @@ pub struct Server<D, J> {
     methods: Methods,
     mode: Mode,
     edges: Vec<OpenEdge>,
+    watchers: Watchers,
     /// The edge at which the next turn begins.
     first: usize,
     held: Vec<Held>,
@@ -343,6 +349,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             methods: Methods::of::<D::Contract>(),
             mode: Mode::Leading,
             edges: Vec::new(),
+            watchers: Watchers::default(),
             first: 0,
             held: Vec::new(),
             late_since_ns: 0,
@@ -395,7 +402,13 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             )
         };
         self.missed_edge |= opened.is_err();
-        let open = opened?;
+        let mut open = opened?;
+        let own = self.edges.iter().filter(|edge| !edge.is_watched()).count();
+        if own == bells::PER_THREAD {
+            let watched = self.watchers.watch(&self.control, open.bell());
+            self.missed_edge |= watched.is_err();
+            watched.map_err(ServeError::Watcher)?;
+        }
         open.announce(self.attempt);
         self.edges.push(open);
         Ok(())
@@ -408,6 +421,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             outlets.unserve(edge, consumer);
         }
         self.edges.retain(|open| !open.is(edge, consumer));
+        self.watchers.forget((edge, consumer));
         self.first = 0;
         if D::Contract::NEEDS_JOURNAL
             && self.mode == Mode::Leading
@@ -450,28 +464,6 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
                 tracing::warn!("cannot forget answers: {error}: {:?}", error.0);
             }
         }
-    }
-
-    /// Sleeps until a request arrives or its [`Waker`] is used.
-    ///
-    /// May also return for no reason; the caller alternates it with [`Server::turn`], and does what
-    /// the waker was used for in between.
-    pub fn park(&mut self) {
-        let control = Watched {
-            word: &self.control,
-            seen: self.control_seen,
-        };
-        wake::park(self.edges.iter().map(OpenEdge::waiter), control, || {
-            let idle = !self.edges.iter().any(OpenEdge::has_requests)
-                && !self.has_wishes()
-                && self.control.load(Ordering::SeqCst) == self.control_seen;
-            if idle {
-                Last::Nothing(None)
-            } else {
-                Last::Work
-            }
-        });
-        self.control_seen = self.control.load(Ordering::SeqCst);
     }
 
     /// How many requests were answered without being executed, for whatever reason.

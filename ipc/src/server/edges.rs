@@ -13,6 +13,7 @@ use insula_contract::meters::Role;
 
 use super::ServeError;
 use super::admission::Admission;
+use super::bells::Bell;
 use crate::channel::{Loaned, ServerEnd, Sizes, Taken};
 use crate::memory::PageMap;
 use crate::meters::{Meter, Meters};
@@ -42,6 +43,8 @@ pub(super) struct OpenEdge {
     page: Arc<PageMap>,
     directory: String,
     slot: usize,
+    /// Its bell is waited for by another thread than the server's.
+    watched: bool,
     admission: Admission,
     /// What waits here instead of in the channel, where their number is limited.
     waiting: Option<Waiting>,
@@ -85,6 +88,7 @@ impl OpenEdge {
             page,
             directory,
             slot: index,
+            watched: false,
             answered: Cell::new(0),
             unreadable: Cell::new(false),
         })
@@ -108,6 +112,22 @@ impl OpenEdge {
 
     pub(super) fn waiter(&self) -> &Waiter {
         &self.page.page().servers[self.slot]
+    }
+
+    /// Whether its bell is waited for by another thread than the server's.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Its bell, to be waited for by another thread; before it is announced.
+    pub(super) fn bell(&mut self) -> Bell {
+        self.watched = true;
+        Bell {
+            id: self.id(),
+            page: self.page.clone(),
+            slot: self.slot,
+            seen: self.waiter().bell.load(Ordering::SeqCst),
+        }
     }
 
     /// What its streams need.

@@ -7,6 +7,7 @@ mod deaths;
 mod dynamic;
 mod hostile;
 mod instances;
+mod many;
 mod meters;
 mod overload;
 mod payloads;
