@@ -69,16 +69,29 @@ pub(crate) fn park<'a>(
     other: Watched<'a>,
     last_look: impl FnOnce() -> Last,
 ) {
+    park_then(&mut (), sleepers, other, |()| last_look(), |()| {});
+}
+
+/// As [`park`], with a look after the wait while the flags are still set: who has work to tell of
+/// meanwhile still rings.
+pub(crate) fn park_then<'a, S>(
+    state: &mut S,
+    sleepers: impl Iterator<Item = &'a Waiter> + Clone,
+    other: Watched<'a>,
+    last_look: impl FnOnce(&mut S) -> Last,
+    before_getting_up: impl FnOnce(&mut S),
+) {
     let mut seen = [0; WORDS_MAX];
     for (seen, sleeper) in seen.iter_mut().zip(sleepers.clone()) {
         *seen = lie_down(sleeper).seen;
     }
-    if let Last::Nothing(timeout_ns) = last_look() {
+    if let Last::Nothing(timeout_ns) = last_look(state) {
         let bells = sleepers.clone().zip(seen).map(|(sleeper, seen)| Watched {
             word: &sleeper.bell,
             seen,
         });
         wait_any(bells.chain([other]), timeout_ns);
+        before_getting_up(state);
     }
     for sleeper in sleepers {
         get_up(sleeper);

@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub(super) retry_link_ns: u64,
     /// It slept when it was last sent something, and was rung.
     pub(super) was_rung: bool,
+    /// It was found asleep since, although it was awake then.
+    pub(super) suspected: bool,
     /// Calls that lie with it.
     pub(super) outstanding: u32,
     /// It refused because it leaves or does not lead: until then others are better.
@@ -37,6 +39,7 @@ impl Peer {
         link: None,
         retry_link_ns: 0,
         was_rung: false,
+        suspected: false,
         outstanding: 0,
         shunned_until_ns: 0,
         breaker: Breaker::CLOSED,
@@ -147,6 +150,10 @@ impl Peers {
     /// As [`Self::missing`], to be connected to; [`Self::count`] is due then.
     pub(super) fn missing_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
         self.list.iter_mut().filter(|peer| peer.is_missing())
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.list.iter_mut()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
@@ -294,7 +301,9 @@ impl Peers {
     /// Notes whether the instance slept when it was sent something.
     #[inline]
     pub(super) fn rung(&mut self, place: u8, asleep: bool) {
-        self.list[usize::from(place)].was_rung = asleep;
+        let peer = &mut self.list[usize::from(place)];
+        peer.was_rung = asleep;
+        peer.suspected = false;
     }
 
     /// Notes that a call lies with the instance no more, and what that says about it.

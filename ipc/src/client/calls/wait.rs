@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::call::Stage;
-use super::peers::Verdict;
+use super::peers::{Peer, Verdict};
 use super::{Calls, Failure, Spec, State};
 use crate::clock;
 use crate::sync::Watched;
@@ -92,25 +92,32 @@ impl Calls {
         };
         let waiter = self.place.waiter();
         let bell_seen = waiter.bell.load(Ordering::SeqCst);
-        let mut found = false;
-        wake::park(std::iter::once(waiter), route, || {
-            found = look(self, state) || self.place.change() != route.seen;
-            let until = state.next_time(now, now.saturating_add(PARK_MAX_NS));
-            if found || until <= now {
-                return Last::Work;
-            }
-            self.meter.woke();
-            Last::Nothing(Some(until - now))
-        });
-        if found {
-            return;
-        }
-        if clock::now_ns() >= now.saturating_add(PARK_MAX_NS) {
-            self.rescue(state, bell_seen, look);
-        }
+        let latest = now.saturating_add(PARK_MAX_NS);
+        wake::park_then(
+            &mut (state, look),
+            std::iter::once(waiter),
+            route,
+            |(state, look)| {
+                let found = look(self, state) || self.place.change() != route.seen;
+                let until = state.next_time(now, latest);
+                if found || until <= now {
+                    return Last::Work;
+                }
+                self.meter.woke();
+                Last::Nothing(Some(until - now))
+            },
+            |(state, look)| {
+                if clock::now_ns() >= latest {
+                    self.rescue(state, bell_seen, look);
+                }
+            },
+        );
     }
 
-    /// After the longest sleep: rings the server whatever its flag says.
+    /// After the longest sleep, and before getting up: rings the servers whatever their flags say.
+    ///
+    /// What it counts, it counts only where nothing but a lost wake-up explains it: not for a
+    /// server that was rung, or is awake, and only waits for a processor.
     #[cold]
     fn rescue(
         &self,
@@ -118,22 +125,30 @@ impl Calls {
         bell_seen: u32,
         look: &mut impl FnMut(&Self, &mut State) -> bool,
     ) {
-        let unrung = self.place.waiter().bell.load(Ordering::SeqCst) == bell_seen;
-        let mut sleeps = false;
-        for peer in state.peers.iter().filter(|peer| peer.outstanding > 0) {
-            if let Some(server) = self.place.server(peer.target.slot) {
-                let asleep = server.asleep.load(Ordering::SeqCst) != 0;
-                sleeps |= asleep;
-                // One that was rung only waits for a processor.
-                if asleep && !peer.was_rung {
-                    self.rescues.set(self.rescues.get() + 1);
+        let sleeps = |slot| {
+            let server = self.place.server(slot);
+            server.is_some_and(|server| server.asleep.load(Ordering::SeqCst) != 0)
+        };
+        if look(self, state) {
+            // Whoever answered has gone to sleep since, and rings before it does that.
+            let all_sleep = state.peers.iter().all(|peer| sleeps(peer.target.slot));
+            let unrung = self.place.waiter().bell.load(Ordering::SeqCst) == bell_seen;
+            self.rescues
+                .set(self.rescues.get() + u64::from(all_sleep && unrung));
+            return;
+        }
+        let waited_for = |peer: &&mut Peer| peer.outstanding > 0;
+        for peer in state.peers.iter_mut().filter(waited_for) {
+            if sleeps(peer.target.slot) && !peer.was_rung {
+                // It may be between going to sleep and its last look; not twice in a row.
+                if !std::mem::replace(&mut peer.suspected, true) {
+                    continue;
                 }
+                self.rescues.set(self.rescues.get() + 1);
+            }
+            if let Some(server) = self.place.server(peer.target.slot) {
                 wake::ring_always(server);
             }
-        }
-        // A server that is awake may be between its answer and its ring.
-        if look(self, state) && unrung && sleeps {
-            self.rescues.set(self.rescues.get() + 1);
         }
     }
 
