@@ -3,7 +3,7 @@
 //! The provider has a core to itself and spins. The polite consumer calls every 200 us, each call
 //! timed from before it writes its request until it has the answer. The flooder shares the polite
 //! consumer's core at the scheduler's lowest standing, so that it does not compete for the core,
-//! and keeps every request that its channel holds outstanding. "Beside a busy neighbour" is the
+//! and keeps all requests that its four connections can have outstanding. "Beside a busy neighbour" is the
 //! same process without a call: what a neighbour on the core costs by itself.
 
 #![expect(unsafe_code, reason = "the idle scheduling class has no wrapper")]
@@ -11,11 +11,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use insula_benches::contracts::work::{IN_FLIGHT, Task, WorkClient};
+use insula_benches::contracts::work::{Task, WorkClient};
 use insula_benches::edge::{from_word, to_word};
 use insula_benches::process::{Role, Server, ready};
 use insula_contract::policy::{EdgeLimits, RateLimit};
 use insula_ipc::client::{CallOptions, Edge};
+use insula_ipc::contract::CONNECTIONS;
 use insula_ipc::testing::{inheritable, inherited};
 
 use crate::figures::{Samples, median, time};
@@ -39,24 +40,26 @@ pub(crate) fn flood(role: &Role) {
     let calls: bool = role.number(3);
     run_only_when_nobody_else_does();
     let edge = Edge::new(from_word(&role.words[2]), routes, page, Duration::MAX);
-    let client = WorkClient::connect(&edge.expect("the edge")).expect("a connection");
+    let edge = edge.expect("the edge");
+    let mut connections: Vec<(WorkClient, VecDeque<_>)> = (0..CONNECTIONS)
+        .map(|_| WorkClient::connect(&edge).expect("a connection"))
+        .map(|client| (client, VecDeque::new()))
+        .collect();
     let task = Task {
         busy_ns: role.number(4),
         bytes: &[7; 64],
     };
     ready();
-    let mut tickets = VecDeque::new();
     loop {
-        while calls
-            && tickets.len() < IN_FLIGHT
-            && let Ok(ticket) = client.submit_work(&task, CallOptions::default())
-        {
-            tickets.push_back(ticket);
-        }
-        while let Some(ticket) = tickets.front_mut()
-            && ticket.poll().is_some()
-        {
-            tickets.pop_front();
+        for (client, tickets) in &mut connections {
+            while calls && let Ok(ticket) = client.submit_work(&task, CallOptions::default()) {
+                tickets.push_back(ticket);
+            }
+            while let Some(ticket) = tickets.front_mut()
+                && ticket.poll().is_some()
+            {
+                tickets.pop_front();
+            }
         }
         std::hint::spin_loop();
     }

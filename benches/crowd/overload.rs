@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use insula_benches::Never;
 use insula_benches::contracts::work::work::Work as WorkMethod;
-use insula_benches::contracts::work::{Task, WorkClient};
+use insula_benches::contracts::work::{Task, Work, WorkClient};
 use insula_contract::policy::{EdgeLimits, Shedding};
 use insula_ipc::client::{CallError, CallOptions, Ticket};
-use insula_ipc::contract::CONNECTIONS;
+use insula_ipc::contract::{CONNECTIONS, Contract};
 
 use crate::figures::{Samples, median, time};
 use crate::provider::Provider;
@@ -25,6 +25,8 @@ const TASK: Task<'_> = Task {
     busy_ns: WORK.as_nanos() as u64,
     bytes: &[7; 64],
 };
+/// Edges over which the load comes.
+const EDGES: usize = 8;
 /// Requests that are looked at behind one that has no outcome yet.
 const LOOK_AHEAD: usize = 4;
 
@@ -114,11 +116,15 @@ enum Load {
 }
 
 fn measure(limits: EdgeLimits, load: Load, for_time: Duration, core: usize) -> (Told, f64) {
-    let provider = Provider::start("overload", core, Duration::MAX, &[limits]);
-    let edge = provider.edge(0, Duration::MAX);
+    let provider = Provider::start("overload", core, Duration::MAX, &[limits; EDGES]);
+    let edges: Vec<_> = (0..EDGES)
+        .map(|index| provider.edge(index, Duration::MAX))
+        .collect();
+    // The edges take turns, so that few outstanding are spread over all of them.
     let mut senders: Vec<Sender> = (0..CONNECTIONS)
-        .map(|_| Sender {
-            client: WorkClient::connect(&edge).expect("a connection"),
+        .flat_map(|_| &edges)
+        .map(|edge| Sender {
+            client: WorkClient::connect(edge).expect("a connection"),
             outstanding: VecDeque::new(),
         })
         .collect();
@@ -164,17 +170,18 @@ pub(crate) fn run(quick: bool, core: usize) {
         ..EdgeLimits::default()
     };
     let waiting = EdgeLimits {
-        waiting: Some(64),
+        waiting: Some(8),
         ..EdgeLimits::default()
     };
     let capacity = 1.0 / WORK.as_secs_f64();
     println!(
-        "\n**Overload**: work of {} us a request, deadline {} ms, at most {} outstanding; shedding \
-         above 5 ms of waiting after 50 ms without a pause; quota of 64 waiting. Each of the \
+        "\n**Overload**: work of {} us a request, deadline {} ms, {EDGES} edges, at most {} \
+         outstanding; shedding \
+         above 5 ms of waiting after 50 ms without a pause; quota of 8 waiting on an edge. Each of the \
          other columns: how many of the offered were told so.\n",
         WORK.as_micros(),
         DEADLINE.as_millis(),
-        CONNECTIONS * insula_benches::contracts::work::IN_FLIGHT,
+        EDGES * CONNECTIONS * Work::IN_FLIGHT,
     );
     println!(
         "| limits | offered | goodput | to the peak | p50 | p99 | overloaded | quota | channel full \

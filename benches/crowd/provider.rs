@@ -10,7 +10,7 @@ use insula_contract::line::UsedEdge;
 use insula_contract::policy::EdgeLimits;
 use insula_contract::route::RouteState;
 use insula_ipc::client::Edge;
-use insula_ipc::server::{NoJournal, Server as CallServer};
+use insula_ipc::server::{NoJournal, ServeError, Server as CallServer};
 use insula_ipc::testing::{Host, inheritable, inherited};
 
 use crate::figures::Samples;
@@ -65,9 +65,9 @@ impl Provider {
         Edge::new(self.used(index), host.routes(), host.page(), spin).expect("the edge")
     }
 
-    /// Median nanoseconds in which the provider opened an edge.
-    pub(crate) fn opened_in_ns(&self) -> u64 {
-        self.server.said().parse().expect("the provider's word")
+    /// How many edges the provider took, and the median nanoseconds in which it opened one.
+    pub(crate) fn opened(&self) -> (usize, u64) {
+        from_word(self.server.said())
     }
 }
 
@@ -80,9 +80,15 @@ pub(crate) fn serve(role: &Role) {
         let page = inherited(role.number(index));
         let edge = from_word(&role.words[index + 1]);
         let began = Instant::now();
-        server.serve(edge, page).expect("serving the edge");
+        match server.serve(edge, page) {
+            Ok(()) => {}
+            Err(ServeError::TooMany) => break,
+            Err(error) => panic!("serving edge {index}: {error}"),
+        }
         opened.push(began.elapsed().as_nanos() as u64);
     }
-    ready_saying(&Samples::new(opened).per_mille(500).to_string());
+    let served = opened.len();
+    let opened_ns = Samples::new(opened).per_mille(500);
+    ready_saying(&to_word(&(served, opened_ns)));
     run(&mut server);
 }

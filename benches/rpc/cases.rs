@@ -3,14 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use insula_benches::contracts::burst::IN_FLIGHT;
-
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Insula,
     Raw,
     RawEvents,
+    RawStreams,
     Futex,
     Unix,
     Seqpacket,
@@ -20,10 +19,11 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Insula,
         Self::Raw,
         Self::RawEvents,
+        Self::RawStreams,
         Self::Futex,
         Self::Unix,
         Self::Seqpacket,
@@ -37,6 +37,7 @@ impl Peer {
             Self::Insula => "insula",
             Self::Raw => "raw",
             Self::RawEvents => "raw-events",
+            Self::RawStreams => "raw-streams",
             Self::Futex => "futex",
             Self::Unix => "unix",
             Self::Seqpacket => "seqpacket",
@@ -50,8 +51,9 @@ impl Peer {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Insula => "**Insula's typed client**",
-            Self::Raw => "raw iceoryx2",
+            Self::Raw => "raw iceoryx2 request-response",
             Self::RawEvents => "raw iceoryx2 with its events",
+            Self::RawStreams => "raw iceoryx2, a publish-subscribe each way",
             Self::Futex => "bare futex, no payload",
             Self::Unix => "Unix stream socket",
             Self::Seqpacket => "Unix seqpacket socket",
@@ -101,24 +103,38 @@ pub(crate) enum Pattern {
     Serial,
     /// The same, with the time for filling and reading payloads measured and left out.
     Parts,
-    /// [`BURST`] are outstanding at any time.
-    Burst,
+    /// 16 are outstanding at any time, as many as a contract allows that does not say.
+    Burst16,
+    /// 128 are outstanding at any time.
+    Burst128,
 }
 
 impl Pattern {
-    const ALL: [Self; 3] = [Self::Serial, Self::Parts, Self::Burst];
+    const ALL: [Self; 4] = [Self::Serial, Self::Parts, Self::Burst16, Self::Burst128];
 
     fn name(self) -> &'static str {
         match self {
             Self::Serial => "serial",
             Self::Parts => "parts",
-            Self::Burst => "burst",
+            Self::Burst16 => "burst16",
+            Self::Burst128 => "burst128",
         }
     }
-}
 
-/// Calls outstanding at any time in [`Pattern::Burst`].
-pub(crate) const BURST: usize = IN_FLIGHT;
+    /// Calls outstanding at any time.
+    pub(crate) fn outstanding(self) -> usize {
+        match self {
+            Self::Serial | Self::Parts => 1,
+            Self::Burst16 => 16,
+            Self::Burst128 => 128,
+        }
+    }
+
+    /// Whether it has more than one call outstanding.
+    pub(crate) fn is_burst(self) -> bool {
+        self.outstanding() > 1
+    }
+}
 
 /// Where client and server run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,8 +217,8 @@ impl Case {
 
     /// All of them, in the order of their turns: what is compared stands together.
     pub(crate) fn all() -> Vec<Self> {
-        use Pattern::{Burst, Parts, Serial};
-        use Peer::{Futex, Insula, Pipe, Raw, RawEvents, Seqpacket, Tonic, Unix, Zmq};
+        use Pattern::{Burst16, Burst128, Parts, Serial};
+        use Peer::{Futex, Insula, Pipe, Raw, RawEvents, RawStreams, Seqpacket, Tonic, Unix, Zmq};
         use Placement::{OneCore, TwoCores};
         use Waiting::{Hybrid, Parked, Spinning};
         let mut all = Vec::new();
@@ -222,6 +238,7 @@ impl Case {
         let spinners = [(Raw, Spinning), (Insula, Spinning)];
         // Two ends that spin on one core only wait for the scheduler.
         add(TwoCores, Serial, 64, &spinners);
+        add(TwoCores, Serial, 64, &[(RawStreams, Spinning)]);
         add(TwoCores, Serial, 64, &[(Unix, Spinning), (Insula, Hybrid)]);
         for placement in [TwoCores, OneCore] {
             add(
@@ -249,9 +266,12 @@ impl Case {
             (Zmq, Parked),
             (Tonic, Parked),
         ];
-        add(TwoCores, Burst, 64, &spinners);
-        for placement in [TwoCores, OneCore] {
-            add(placement, Burst, 64, &bursts);
+        for burst in [Burst16, Burst128] {
+            add(TwoCores, burst, 64, &spinners);
+            add(TwoCores, burst, 64, &[(RawStreams, Spinning)]);
+            for placement in [TwoCores, OneCore] {
+                add(placement, burst, 64, &bursts);
+            }
         }
         all
     }

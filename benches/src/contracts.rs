@@ -214,9 +214,6 @@ macro_rules! with_sized_echo {
 pub mod burst {
     use super::*;
 
-    /// Requests that a connection may have outstanding.
-    pub const IN_FLIGHT: usize = 128;
-
     /// Gives back what it gets.
     #[contract(
         name = "burst", major = 1, error = crate::Never, in_flight = 128, crate = insula_ipc
@@ -248,13 +245,8 @@ pub mod work {
     use super::*;
     use std::time::Duration;
 
-    /// Requests that a connection may have outstanding.
-    pub const IN_FLIGHT: usize = 128;
-
     /// Works.
-    #[contract(
-        name = "work", major = 1, error = crate::Never, in_flight = 128, crate = insula_ipc
-    )]
+    #[contract(name = "work", major = 1, error = crate::Never, crate = insula_ipc)]
     pub trait Work {
         /// Keeps the server's thread busy for as long as the task says.
         #[method(id = 1, idempotent, deadline = "10s")]

@@ -1,14 +1,14 @@
 //! Insula through the public typed client and server: encode, route, send, wait, decode.
 
 use std::collections::VecDeque;
-use std::hint::black_box;
+use std::marker::PhantomData;
 
-use insula_benches::contracts::SizedEcho;
-use insula_benches::contracts::burst::{self, BurstClient, BurstDispatch, IN_FLIGHT};
+use insula_benches::contracts::{SizedEcho, touch};
 use insula_benches::edge::{self, Pair};
 use insula_benches::process::{Role, Server};
 use insula_benches::{Body, with_sized_echo};
 use insula_ipc::client::{CallOptions, Connection};
+use insula_ipc::contract::{Contract, Method};
 
 use super::Client;
 use crate::cases::{Case, Pattern};
@@ -20,7 +20,7 @@ struct Serial<C> {
     connection: Connection,
     pair: Pair,
     case: Case,
-    contract: std::marker::PhantomData<C>,
+    contract: PhantomData<C>,
 }
 
 pub(crate) fn connect(case: Case, core: usize) -> Box<dyn Client> {
@@ -35,7 +35,7 @@ impl<C: SizedEcho> Serial<C> {
             connection,
             pair,
             case,
-            contract: std::marker::PhantomData,
+            contract: PhantomData,
         }
     }
 }
@@ -76,21 +76,30 @@ pub(crate) fn serve(case: Case, role: &Role) {
 }
 
 /// As many calls at a time as the contract allows.
-pub(crate) struct Burst {
-    client: BurstClient,
+pub(crate) struct Burst<M> {
+    // Dropped before the pair.
+    connection: Connection,
     pair: Pair,
+    method: PhantomData<M>,
 }
 
-impl Burst {
+impl<M: Method> Burst<M> {
     pub(crate) fn connect(case: Case, core: usize) -> Self {
-        let spin = case.waiting.spin();
-        let pair = Pair::start::<burst::Burst>(&case.role(), core, spin);
-        let client = BurstClient::connect(&pair.edge).expect("a connection");
-        Self { client, pair }
+        assert_eq!(M::Contract::IN_FLIGHT, case.pattern.outstanding());
+        let pair = Pair::start::<M::Contract>(&case.role(), core, case.waiting.spin());
+        let connection = pair.edge.connect::<M::Contract>().expect("a connection");
+        Self {
+            connection,
+            pair,
+            method: PhantomData,
+        }
     }
 }
 
-impl Client for Burst {
+impl<M> Client for Burst<M>
+where
+    M: Method<Request = Body<'static>, Response = Body<'static>>,
+{
     fn server(&self) -> &Server {
         &self.pair.server
     }
@@ -98,11 +107,11 @@ impl Client for Burst {
     fn run(&mut self, payload: &[u8], meter: &mut Meter) {
         let request = Body { bytes: payload };
         let submit = || {
-            self.client
-                .submit_echo(&request, CallOptions::default())
+            self.connection
+                .submit::<M>(&request, CallOptions::default())
                 .expect("room for a request")
         };
-        let mut tickets: VecDeque<_> = (0..IN_FLIGHT).map(|_| submit()).collect();
+        let mut tickets: VecDeque<_> = (0..M::Contract::IN_FLIGHT).map(|_| submit()).collect();
         while meter.begin().is_some() {
             // Answers of one server come in order: wait for the oldest, take what else is there.
             let Some(first) = tickets.pop_front() else {
@@ -112,7 +121,7 @@ impl Client for Burst {
             let mut done = 0;
             while let Some(answered) = outcome {
                 let response = answered.expect("an answer");
-                black_box(response.get().expect("a body").bytes[63]);
+                touch(response.get().expect("a body").bytes);
                 drop(response);
                 done += 1;
                 outcome = None;
@@ -127,8 +136,4 @@ impl Client for Burst {
             meter.end_of_many(done);
         }
     }
-}
-
-pub(crate) fn serve_burst(case: Case, role: &Role) {
-    edge::serve(role, case.waiting.spin(), BurstDispatch(burst::Echoing));
 }

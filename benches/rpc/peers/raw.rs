@@ -17,7 +17,7 @@ use insula_ipc::raw::{FileService, Line, config};
 use insula_ipc::testing::Host;
 
 use super::Client;
-use crate::cases::{BURST, Case, Pattern};
+use crate::cases::{Case, Pattern};
 use crate::meter::Meter;
 
 pub(super) const LINE: usize = size_of::<Line>();
@@ -65,14 +65,10 @@ pub(super) fn open(case: Case, core: usize) -> Channel {
     let directory = host.pair(PROVIDER, CONSUMER);
     let directory = directory.to_str().expect("a path of ours is UTF-8");
     let lines = case.size.div_ceil(LINE);
-    let outstanding = match case.pattern {
-        Pattern::Burst => BURST,
-        Pattern::Serial | Pattern::Parts => 1,
-    };
     let words = [
         directory.to_owned(),
         lines.to_string(),
-        outstanding.to_string(),
+        case.pattern.outstanding().to_string(),
     ];
     let server = Server::start(&case.role(), core, &words);
     let node = node(directory);
@@ -120,7 +116,8 @@ impl Raw {
             let request = unsafe { request.assume_init() };
             request.send().expect("sending")
         };
-        let mut pending: std::collections::VecDeque<_> = (0..BURST).map(|_| submit()).collect();
+        let mut pending: std::collections::VecDeque<_> =
+            (0..self.pattern.outstanding()).map(|_| submit()).collect();
         while meter.begin().is_some() {
             let mut done = 0;
             while let Some(front) = pending.front()
@@ -143,7 +140,7 @@ impl Client for Raw {
     }
 
     fn run(&mut self, payload: &[u8], meter: &mut Meter) {
-        if self.pattern == Pattern::Burst {
+        if self.pattern.is_burst() {
             return self.burst(payload, meter);
         }
         let parts = self.pattern == Pattern::Parts;

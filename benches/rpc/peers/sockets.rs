@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 
 use super::Client;
-use crate::cases::{BURST, Case, Pattern, Waiting};
+use crate::cases::{Case, Pattern, Waiting};
 use crate::meter::Meter;
 
 /// Bytes of bookkeeping that the kernel counts against a socket's buffer.
@@ -75,9 +75,10 @@ impl Stream {
     /// As many requests in one write, and as many answers in one read, as there are.
     fn burst(&mut self, payload: &[u8], meter: &mut Meter) {
         let size = payload.len();
-        let requests = payload.repeat(BURST);
-        let mut answers = vec![0; size * BURST];
-        let (mut to_send, mut begun) = (BURST, 0);
+        let outstanding = self.pattern.outstanding();
+        let requests = payload.repeat(outstanding);
+        let mut answers = vec![0; size * outstanding];
+        let (mut to_send, mut begun) = (outstanding, 0);
         while meter.begin().is_some() {
             write_all(&mut self.socket, &requests[..to_send * size]).expect("sending");
             begun += match self.socket.read(&mut answers[begun..]) {
@@ -100,7 +101,7 @@ impl Client for Stream {
     }
 
     fn run(&mut self, payload: &[u8], meter: &mut Meter) {
-        if self.pattern == Pattern::Burst {
+        if self.pattern.is_burst() {
             return self.burst(payload, meter);
         }
         let mut answer = vec![0; payload.len()];
@@ -117,8 +118,8 @@ pub(crate) fn serve_stream(case: Case, role: &Role) {
     let mut socket = UnixStream::from(inherited(role.number(0)));
     ready();
     match case.pattern {
-        Pattern::Burst => {
-            let mut bytes = vec![0; case.size * BURST];
+        Pattern::Burst16 | Pattern::Burst128 => {
+            let mut bytes = vec![0; case.size * case.pattern.outstanding()];
             loop {
                 match socket.read(&mut bytes) {
                     Ok(0) => return,

@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::Client;
-use crate::cases::{BURST, Case, Pattern};
+use crate::cases::{Case, Pattern};
 use crate::meter::Meter;
 
 /// A window that no run exhausts.
@@ -115,13 +115,14 @@ impl Client for Tonic {
             pattern,
             ..
         } = self;
-        if *pattern == Pattern::Burst {
+        if pattern.is_burst() {
             return runtime.block_on(async {
                 let one = || {
                     let (mut client, payload) = (client.clone(), payload.clone());
                     async move { call(&mut client, payload).await }
                 };
-                let mut calls: FuturesUnordered<_> = (0..BURST).map(|_| one()).collect();
+                let mut calls: FuturesUnordered<_> =
+                    (0..self.pattern.outstanding()).map(|_| one()).collect();
                 while meter.begin().is_some() {
                     calls.next().await;
                     calls.push(one());

@@ -5,7 +5,7 @@ use insula_benches::contracts::touch;
 use insula_benches::process::{Role, Server, ready};
 
 use super::Client;
-use crate::cases::{BURST, Case, Pattern};
+use crate::cases::{Case, Pattern};
 use crate::meter::Meter;
 
 pub(crate) struct Zmq {
@@ -39,8 +39,8 @@ impl Client for Zmq {
 
     fn run(&mut self, payload: &[u8], meter: &mut Meter) {
         let mut answer = zmq::Message::new();
-        if self.pattern == Pattern::Burst {
-            for _ in 0..BURST {
+        if self.pattern.is_burst() {
+            for _ in 0..self.pattern.outstanding() {
                 self.socket.send(payload, 0).expect("sending");
             }
             while meter.begin().is_some() {
