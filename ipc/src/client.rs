@@ -7,6 +7,7 @@
 //!
 //! What a connection does when its provider changes is in `calls`.
 
+pub mod aio;
 mod budget;
 pub(crate) mod bytes;
 mod calls;

@@ -149,9 +149,9 @@ impl DynamicClient {
             .map_err(DynamicCallError::Call)?;
         match answer {
             AnswerBytes::Response(bytes) => {
-                decode(&method.response, &bytes).map_err(DynamicCallError::Answer)
+                decode(&method.response, bytes.bytes()).map_err(DynamicCallError::Answer)
             }
-            AnswerBytes::Error(bytes) => Err(decode(&self.schema.error, &bytes)
+            AnswerBytes::Error(bytes) => Err(decode(&self.schema.error, bytes.bytes())
                 .map_or_else(DynamicCallError::Answer, DynamicCallError::Failed)),
         }
     }

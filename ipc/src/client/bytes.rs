@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::calls::{Answered, Calls, Spec};
 use super::{CallError, CallOptions, Connection};
+use crate::channel::bytes_of;
 use crate::clock;
 use crate::contract::Safety;
+use crate::raw::Line;
 
 /// What is known of a method without its types.
 #[derive(Debug, Clone, Copy)]
@@ -20,11 +22,36 @@ pub(crate) struct MethodNumbers {
 }
 
 /// An answer, copied out of its chunk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum AnswerBytes {
-    Response(Vec<u8>),
+    Response(Copied),
     /// The contract's error.
-    Error(Vec<u8>),
+    Error(Copied),
+}
+
+/// Bytes, aligned as in their chunk: fixed values are read in place.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    lines: Box<[Line]>,
+    length: usize,
+}
+
+impl Copied {
+    fn of(bytes: &[u8]) -> Self {
+        let lines = bytes.chunks(size_of::<Line>()).map(|chunk| {
+            let mut line = Line([0; size_of::<Line>()]);
+            line.0[..chunk.len()].copy_from_slice(chunk);
+            line
+        });
+        Self {
+            lines: lines.collect(),
+            length: bytes.len(),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &bytes_of(&self.lines)[..self.length]
+    }
 }
 
 pub(crate) type Outcome = Result<AnswerBytes, CallError<Infallible>>;
@@ -38,6 +65,10 @@ pub(crate) struct ByteTicket {
 }
 
 impl Connection {
+    pub(in crate::client) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
     /// Sends a request that is encoded already, without waiting.
     pub(crate) fn submit_bytes(
         &self,
@@ -72,6 +103,24 @@ impl Connection {
     }
 }
 
+impl CallError<Infallible> {
+    /// The same error of a call whose contract has errors of its own.
+    pub(crate) fn widen<E: std::fmt::Debug>(self) -> CallError<E> {
+        match self {
+            Self::Failed(never) => match never {},
+            Self::DeadlineExceeded => CallError::DeadlineExceeded,
+            Self::Unavailable => CallError::Unavailable,
+            Self::OutcomeUnknown => CallError::OutcomeUnknown,
+            Self::Overloaded => CallError::Overloaded,
+            Self::QuotaExceeded => CallError::QuotaExceeded,
+            Self::TooLarge { max } => CallError::TooLarge { max },
+            Self::TooManyInFlight { max } => CallError::TooManyInFlight { max },
+            Self::Refused(refusal) => CallError::Refused(refusal),
+            Self::Broken(what) => CallError::Broken(what),
+        }
+    }
+}
+
 impl ByteTicket {
     /// Waits for the answer, at most until the call's deadline.
     pub(crate) fn wait(mut self) -> Outcome {
@@ -81,14 +130,22 @@ impl ByteTicket {
         self.take()
     }
 
+    /// Looks for the answer without waiting; `None` while there is none.
+    pub(crate) fn poll(&mut self) -> Option<Outcome> {
+        match &self.calls {
+            Some(calls) if !calls.progress(self.index) => None,
+            _ => Some(self.take()),
+        }
+    }
+
     fn take(&mut self) -> Outcome {
         let Some(calls) = self.calls.take() else {
             return Err(CallError::Broken("the outcome was taken before"));
         };
         // Copied and dropped before the call's place is given back.
         let outcome = match calls.take(self.index) {
-            Ok(Answered::Response(answer)) => Ok(AnswerBytes::Response(answer.bytes().to_vec())),
-            Ok(Answered::Error(answer)) => Ok(AnswerBytes::Error(answer.bytes().to_vec())),
+            Ok(Answered::Response(answer)) => Ok(AnswerBytes::Response(Copied::of(answer.bytes()))),
+            Ok(Answered::Error(answer)) => Ok(AnswerBytes::Error(Copied::of(answer.bytes()))),
             Err(failure) => Err(failure.into()),
         };
         calls.release(self.index);

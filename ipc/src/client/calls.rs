@@ -26,6 +26,7 @@ mod counting;
 mod follow;
 mod peers;
 mod wait;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;

@@ -5,6 +5,7 @@ mod common;
 mod contract;
 mod deaths;
 mod dynamic;
+mod futures;
 mod hostile;
 mod instances;
 mod many;

@@ -11,7 +11,7 @@ use crate::wake::{self, Last};
 
 /// A parked client looks again after this time, and rings its server whatever its flag says: a
 /// page can be written by a broken peer.
-const PARK_MAX_NS: u64 = 100_000_000;
+pub(super) const PARK_MAX_NS: u64 = 100_000_000;
 /// Looks between two readings of the clock while spinning.
 const LOOKS_PER_CLOCK: u32 = 32;
 
@@ -119,7 +119,7 @@ impl Calls {
     /// What it counts, it counts only where nothing but a lost wake-up explains it: not for a
     /// server that was rung, or is awake, and only waits for a processor.
     #[cold]
-    fn rescue(
+    pub(super) fn rescue(
         &self,
         state: &mut State,
         bell_seen: u32,
@@ -203,7 +203,7 @@ impl Calls {
 
 impl State {
     /// The next point in time after `now` at which something is due, at most `latest`.
-    fn next_time(&self, now: u64, latest: u64) -> u64 {
+    pub(super) fn next_time(&self, now: u64, latest: u64) -> u64 {
         let gone = self.peers.all_gone();
         let latest = self
             .peers
