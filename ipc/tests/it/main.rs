@@ -15,5 +15,6 @@ mod payloads;
 mod process;
 mod streams;
 mod stress;
+mod traps;
 mod turnover;
 mod waking;
