@@ -36,3 +36,10 @@ pub(crate) fn stress(minutes: u64) -> ExitCode {
     let senders = run("insula-ipc", &["--test", "it", "stress"], &seconds);
     exit(models && senders)
 }
+
+/// Everything that is decoded from a peer, for so many minutes in all.
+pub(crate) fn fuzz(minutes: u64) -> ExitCode {
+    // Eight of the tests look for as long as they are told, one after the other.
+    let seconds = [("INSULA_FUZZ_SECONDS", (minutes * 60 / 8).max(1).to_string())];
+    exit(run("insula-contract", &["--test", "fuzz"], &seconds))
+}

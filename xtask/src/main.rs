@@ -37,6 +37,12 @@ enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
         pause: u64,
     },
+    /// Decodes mutated inputs for minutes, of everything that is decoded from a peer.
+    Fuzz {
+        /// How long.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        minutes: u64,
+    },
     /// Looks for lost wake-ups for minutes: larger models, and senders that always park while their
     /// servers are killed and cut over.
     Stress {
@@ -74,6 +80,7 @@ fn main() -> ExitCode {
             clients,
             pause: std::time::Duration::from_secs(pause),
         }),
+        Command::Fuzz { minutes } => long::fuzz(minutes),
         Command::Stress { minutes } => long::stress(minutes),
         Command::Test { only } => check::run_all(&only),
     }
