@@ -15,7 +15,9 @@ use insula_core::core::{Core, Settings};
 use insula_core::event::{Action, Event, Message, Order, RequestId};
 use insula_core::process::Outcome;
 use insula_core::restart::RestartLimits;
-use insula_core::spec::{DataSpec, Limits, Network, Offer, Principal, RestartPolicy, ServiceSpec};
+use insula_core::spec::{
+    DataSpec, Kind, Limits, Network, Offer, Principal, RestartPolicy, ServiceSpec,
+};
 use insula_core::time::Time;
 use semver::Version;
 
@@ -27,6 +29,8 @@ fn spec(name: &ServiceName) -> ServiceSpec {
         description: String::new(),
         command: vec!["x".to_owned()],
         profile: "dense".to_owned(),
+        kind: Kind::Native,
+        sockets: BTreeMap::new(),
         instances: 1,
         ready_timeout: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(5),

@@ -7,6 +7,7 @@ pub mod control;
 pub mod ctl;
 pub mod daemon;
 pub mod driver;
+pub mod foreign;
 pub mod launch;
 pub mod ledger;
 pub mod line;

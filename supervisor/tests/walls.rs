@@ -127,6 +127,7 @@ impl Place {
             directory: self.path("data"),
             output: None,
             line: None,
+            sockets: Vec::new(),
             uid: None,
             cpus: vec![],
             nice: None,

@@ -4,6 +4,7 @@
 //! waits to be stopped like any other service.
 
 mod forms;
+mod guest;
 
 use std::fs::{self, File};
 use std::io;
@@ -44,6 +45,15 @@ enum What {
         /// Which: 1, 2 (fits users of 1) or 3 (does not).
         form: u8,
     },
+    /// Know nothing of Insula: answer connections on the first socket of `LISTEN_FDS` with the process
+    /// id and these words.
+    Guest {
+        /// Say that it is ready on `$NOTIFY_SOCKET`.
+        #[arg(long)]
+        notify: bool,
+        /// What to say.
+        words: String,
+    },
     /// Use `form@1` in one of its forms, and print every change between `called` and an error.
     Use {
         /// Which, as for `serve`.
@@ -64,6 +74,7 @@ fn main() -> ExitCode {
         }
         What::Serve { form } => return forms::serve(*form),
         What::Use { form } => return forms::consume(*form),
+        What::Guest { notify, words } => return guest::run(*notify, words),
         What::Look { .. } => {}
     }
     Service::new().run(|context| {

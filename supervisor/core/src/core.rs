@@ -210,7 +210,7 @@ impl Core {
                     if let Some(process) = service.process_mut(attempt) {
                         process.pid = Some(pid);
                     }
-                    service.hear(&mut turn, attempt, Said::Launched);
+                    service.launched(&mut turn, attempt);
                 }
             }
             Event::LaunchFailed { attempt, reason } => {

@@ -4,6 +4,7 @@
 //! configuration that the core knows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use insula_contract::id::{ContractId, ServiceName};
@@ -24,6 +25,8 @@ pub struct ServiceSpec {
     pub description: String,
     /// The program, relative to the release's directory, and its arguments.
     pub command: Vec<String>,
+    /// Whether the program knows Insula.
+    pub kind: Kind,
     /// The name of the profile it runs under.
     pub profile: String,
     /// How many instances of it run, unless a person asked for another number.
@@ -46,6 +49,8 @@ pub struct ServiceSpec {
     pub network: Network,
     /// TCP ports that it may listen on.
     pub listen: Vec<u16>,
+    /// Sockets that the supervisor listens on for it, by name.
+    pub sockets: BTreeMap<String, SocketAddr>,
     /// Its environment beside what the supervisor sets.
     pub environment: BTreeMap<String, String>,
     /// Limits of its process.
@@ -56,6 +61,26 @@ pub struct ServiceSpec {
     pub requires: BTreeMap<ContractId, Need>,
     /// Its store, if it has one.
     pub data: Option<DataSpec>,
+}
+
+/// Whether a program knows Insula.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// It has a line to the supervisor and says by itself when it is ready.
+    Native,
+    /// It knows nothing of Insula; this tells when it is ready.
+    Foreign(Readiness),
+}
+
+/// How it is found out that a foreign program is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Readiness {
+    /// As soon as it runs.
+    Started,
+    /// It says `READY=1` on `$NOTIFY_SOCKET`, as sd_notify(3) does.
+    Notify,
+    /// It accepts connections on this TCP port of the host.
+    Tcp(u16),
 }
 
 /// When a process that ended is started again.

@@ -1,10 +1,11 @@
 //! `service.toml`: what a release says of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use insula_core::service::INSTANCES_MAX;
-use insula_core::spec::{DataSpec, Limits, Network, RestartPolicy, ServiceSpec};
+use insula_core::spec::{DataSpec, Kind, Limits, Network, Readiness, RestartPolicy, ServiceSpec};
 use nix::sys::signal::Signal;
 
 use super::document::{self, Section, Value};
@@ -16,6 +17,8 @@ pub const MANIFEST: &str = "service.toml";
 
 /// Longest wait that a manifest may ask for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Sockets that a program is given at most.
+const SOCKETS_MAX: usize = 6;
 /// Smallest and largest store.
 const STORE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 44;
 /// The most descriptors of a process, as the kernel's own ceiling (`fs.nr_open`) usually is.
@@ -56,12 +59,21 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
             value.section(read_data)
         });
         let (run, provides, requires) = (run?, provides?, requires?);
+        let speaks = !provides.is_empty() || !requires.is_empty() || data != Some(None);
+        if run.kind != Kind::Native && speaks {
+            return root.find("run")?.wrong_but(
+                "a foreign program has no contracts and no store of Insula's",
+                "leave out `provides`, `requires` and `data`",
+            );
+        }
         Some(ServiceSpec {
             name: name?,
             version: version?,
             description: description?,
             command: run.command,
+            kind: run.kind,
             profile: run.profile,
+            sockets: run.sockets,
             instances: run.instances,
             ready_timeout: run.ready_timeout,
             drain_timeout: run.drain_timeout,
@@ -84,6 +96,8 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
 /// What the table `run` says.
 struct Run {
     command: Vec<String>,
+    kind: Kind,
+    sockets: BTreeMap<String, SocketAddr>,
     profile: String,
     instances: u16,
     ready_timeout: Duration,
@@ -101,6 +115,27 @@ struct Run {
 
 fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     let command = run.required("command", |value| command(value, facts));
+    let foreign = run.optional("type", false, |value| {
+        value.one_of(&[("native", false), ("foreign", true)])
+    });
+    let kind = run.optional("ready", kind_of(foreign == Some(true), None), |value| {
+        if foreign == Some(false) {
+            return value.wrong_but(
+                "a native service says by itself when it is ready",
+                "set `type = \"foreign\"` for a program that knows nothing of Insula",
+            );
+        }
+        Some(kind_of(true, Some(readiness(value)?)))
+    });
+    let sockets = run.optional("sockets", BTreeMap::new(), |value| {
+        if foreign == Some(false) {
+            return value.wrong_but(
+                "only foreign programs are given sockets",
+                "set `type = \"foreign\"`",
+            );
+        }
+        read_sockets(value)
+    });
     let profile = run.required("profile", |value| profile(value, facts.profiles));
     let second = Duration::from_secs(1);
     let ready_timeout = run.optional("ready-timeout", 30 * second, |v| timeout(v, false));
@@ -154,6 +189,8 @@ fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     });
     Some(Run {
         command: command?,
+        kind: kind?,
+        sockets: sockets?,
         profile: profile?,
         instances: instances?,
         ready_timeout: ready_timeout?,
@@ -198,6 +235,48 @@ fn profile(value: &Value<'_>, profiles: &Profiles) -> Option<String> {
         format!("no profile `{name}`; known: {}", known.join(", ")),
         "profiles are defined in the host's profiles.toml",
     )
+}
+
+fn kind_of(foreign: bool, readiness: Option<Readiness>) -> Kind {
+    if foreign {
+        Kind::Foreign(readiness.unwrap_or(Readiness::Started))
+    } else {
+        Kind::Native
+    }
+}
+
+fn readiness(value: &Value<'_>) -> Option<Readiness> {
+    let text = value.text()?;
+    match text.split_once(':').unwrap_or((&text, "")) {
+        ("started", "") => return Some(Readiness::Started),
+        ("notify", "") => return Some(Readiness::Notify),
+        ("tcp", port) => {
+            if let Ok(port) = port.parse()
+                && port > 0
+            {
+                return Some(Readiness::Tcp(port));
+            }
+        }
+        _ => {}
+    }
+    value.wrong_but(
+        format!("`{text}` is no way to be ready"),
+        "write `started`, `notify` or `tcp:PORT`",
+    )
+}
+
+fn read_sockets(value: &Value<'_>) -> Option<BTreeMap<String, SocketAddr>> {
+    let sockets = value.entries(|name, address| {
+        let fits = |c: char| c.is_ascii_graphic() && c != ':';
+        if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+            return address.wrong("not the name of a socket: 1 to 64 letters without `:`");
+        }
+        Some((name.to_owned(), address.parsed::<SocketAddr>()?))
+    })?;
+    if sockets.len() > SOCKETS_MAX {
+        return value.wrong(format!("more than {SOCKETS_MAX} sockets"));
+    }
+    Some(sockets.into_iter().collect())
 }
 
 fn timeout(value: &Value<'_>, may_be_zero: bool) -> Option<Duration> {

@@ -7,7 +7,7 @@ use insula_contract::policy::{
     BreakerPolicy, EdgeLimits, EdgePolicy, RateLimit, RetryPolicy, Shedding,
 };
 use insula_core::spec::{
-    DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
+    DataSpec, Kind, Limits, Need, Network, Offer, Principal, Readiness, RestartPolicy, ServiceSpec,
 };
 use semver::Version;
 
@@ -47,6 +47,8 @@ fn the_least_manifest_has_safe_defaults() {
         description: String::new(),
         command: vec!["bin/kv".to_owned()],
         profile: "shared".to_owned(),
+        kind: Kind::Native,
+        sockets: BTreeMap::new(),
         instances: 1,
         ready_timeout: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(5),
@@ -113,6 +115,8 @@ size-max = "4GiB"
             .map(str::to_owned)
             .to_vec(),
         profile: "latency".to_owned(),
+        kind: Kind::Native,
+        sockets: BTreeMap::new(),
         instances: 1,
         ready_timeout: Duration::from_secs(60),
         drain_timeout: Duration::from_millis(250),
@@ -317,4 +321,38 @@ fn limits_that_mean_nothing_are_told() {
     );
     assert!(check(&format!("{LEAST}instances = 12\n")).is_ok());
     assert!(report(&format!("{LEAST}instances = 13\n")).contains("13 is not between 1 and 12"));
+}
+
+#[test]
+fn a_foreign_program_says_how_it_is_known_to_be_ready() {
+    let guest = format!(
+        "{LEAST}type = \"foreign\"\nready = \"tcp:6379\"\n[run.sockets]\nhttp = \"127.0.0.1:8080\"\n"
+    );
+    let spec = check(&guest).unwrap();
+    assert_eq!(spec.kind, Kind::Foreign(Readiness::Tcp(6379)));
+    assert_eq!(spec.sockets["http"], "127.0.0.1:8080".parse().unwrap());
+    let spec = check(&format!("{LEAST}type = \"foreign\"\n")).unwrap();
+    assert_eq!(spec.kind, Kind::Foreign(Readiness::Started));
+    for (text, problem) in [
+        ("ready = \"notify\"\n", "run.ready: a native service says"),
+        (
+            "type = \"foreign\"\nready = \"soon\"\n",
+            "run.ready: `soon` is no way to be ready",
+        ),
+        (
+            "[run.sockets]\nhttp = \"127.0.0.1:80\"\n",
+            "run.sockets: only foreign programs are given sockets",
+        ),
+        (
+            "type = \"foreign\"\n[run.sockets]\nhttp = \"8080\"\n",
+            "run.sockets.http",
+        ),
+        (
+            "type = \"foreign\"\n[provides.\"kv@1\"]\n",
+            "run: a foreign program has no contracts",
+        ),
+    ] {
+        let said = report(&format!("{LEAST}{text}"));
+        assert!(said.contains(problem), "{problem} in {said}");
+    }
 }

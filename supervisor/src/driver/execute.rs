@@ -7,6 +7,7 @@ use insula_contract::id::{Attempt, EdgeId, ServiceName};
 use insula_contract::line::{ToService, UsedEdge};
 use insula_contract::route::{TARGETS, Target};
 use insula_core::event::{Action, Consumer, Event, Message};
+use insula_core::service::Goal;
 use insula_core::spec::Spin;
 
 use super::forms::Owner;
@@ -220,6 +221,14 @@ impl Driver {
             process.end();
         }
         self.forms.forget(Owner::Process(attempt));
+        let services = self.core.services();
+        // Nobody is there to accept, and nobody will come by himself.
+        self.sockets.keep(|name| {
+            services.get(name).is_some_and(|service| {
+                service.processes().next().is_some()
+                    || (service.goal == Goal::Up && service.is_coming())
+            })
+        });
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
         if let Some(groups) = &self.groups {
             // What a process left in its cgroup goes with it.

@@ -33,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::cgroup::Groups;
 use crate::channel::Channels;
 use crate::config::Profiles;
+use crate::foreign::sockets::Sockets;
 use crate::launch::Walls;
 use crate::ledger::Ledger;
 use crate::memory::{EdgePage, RouteTable};
@@ -91,6 +92,8 @@ pub struct Driver {
     /// The page of an edge, by its route and one attempt of its consumer.
     pages: BTreeMap<(u32, Attempt), EdgePage>,
     processes: BTreeMap<Attempt, ProcessHandle>,
+    /// What foreign programs listen on.
+    sockets: Sockets,
     clients: BTreeMap<ClientId, ClientLine>,
     forms: Forms,
     orders: BTreeMap<RequestId, oneshot::Sender<Result<Done, Refusal>>>,
@@ -156,6 +159,7 @@ impl Driver {
             routes,
             pages: restore::pages(&found),
             processes: BTreeMap::new(),
+            sockets: Sockets::default(),
             clients: BTreeMap::new(),
             forms: Forms::default(),
             orders: BTreeMap::new(),

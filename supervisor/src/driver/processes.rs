@@ -11,7 +11,7 @@ use insula_contract::line::{
     ENV_ATTEMPT, ENV_DATA, ENV_INSTANCE, FromService, SCHEMAS_MAX, TRANSPORT, ToService,
 };
 use insula_core::event::Event;
-use insula_core::spec::{self, Cpus, ServiceSpec};
+use insula_core::spec::{self, Cpus, Kind, Readiness, ServiceSpec};
 use nix::sys::resource::Resource;
 use semver::Version;
 use thiserror::Error;
@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 use super::execute::LINE_RETRY;
 use super::{Driver, News};
 use crate::cgroup::Group;
+use crate::foreign::notify::NotifySocket;
 use crate::launch::{Access, Launch, LaunchError, Network, system_access};
 use crate::ledger::Identity;
 use crate::line::{Line, LineError};
@@ -126,8 +127,20 @@ impl Driver {
         channels.extend(uses.iter().map(|(p, own)| self.channels.parent(p, own)));
         let output = watch::open_output(self.paths.log(), &instance.service, instance.index)
             .map_err(prepare("open its output"))?;
-        let listener =
-            crate::line::listen_for(&self.paths, attempt).map_err(prepare("make its line"))?;
+        let listener = match spec.kind {
+            Kind::Native => {
+                let listener = crate::line::listen_for(&self.paths, attempt);
+                Some(listener.map_err(prepare("make its line"))?)
+            }
+            Kind::Foreign(_) => None,
+        };
+        let notify = match spec.kind {
+            Kind::Foreign(Readiness::Notify) => {
+                let socket = NotifySocket::bind(&self.paths, attempt, uid);
+                Some(socket.map_err(prepare("make its notification socket"))?)
+            }
+            Kind::Native | Kind::Foreign(_) => None,
+        };
         let profile = self.profile(&spec.profile);
         let group = self
             .groups
@@ -143,10 +156,14 @@ impl Driver {
         let launch = Launch {
             executable: release.join(&spec.command[0]),
             arguments: spec.command[1..].iter().map(OsString::from).collect(),
-            environment: environment(&spec, attempt, instance, &data),
+            environment: environment(&spec, attempt, instance, &data, notify.as_ref()),
             directory: data,
             output: Some(output.as_fd()),
-            line: Some(listener.as_fd()),
+            line: listener.as_ref().map(AsFd::as_fd),
+            sockets: self
+                .sockets
+                .of(&instance.service, &spec.sockets)
+                .map_err(prepare("open its sockets"))?,
             uid,
             cpus: match profile.cpus {
                 Cpus::All => Vec::new(),
@@ -165,7 +182,16 @@ impl Driver {
         let launched = crate::launch::spawn(&launch)?;
         let identity =
             Identity::of(launched.pid, &launched.pidfd).map_err(prepare("tell its identity"))?;
-        let handle = self.watch(attempt, launched.pidfd)?;
+        let mut handle = self.watch(attempt, launched.pidfd, spec.kind == Kind::Native)?;
+        if let Kind::Foreign(readiness) = spec.kind {
+            let news = self.news.clone();
+            let probe = tokio::spawn(async move {
+                crate::foreign::ready(attempt, readiness, notify).await;
+                // The loop ends before the daemon does.
+                let _ = news.send(News::Event(Event::Ready { attempt }));
+            });
+            handle.tasks.push(probe.abort_handle());
+        }
         self.processes.insert(attempt, handle);
         self.ledger.store_process(attempt, &identity)?;
         Ok(launched.pid)
@@ -176,6 +202,7 @@ impl Driver {
         &mut self,
         attempt: Attempt,
         pidfd: OwnedFd,
+        native: bool,
     ) -> Result<ProcessHandle, StartError> {
         let pidfd = Arc::new(crate::watch::readiness(pidfd).map_err(prepare("watch it"))?);
         let (line, words) = mpsc::unbounded_channel();
@@ -187,12 +214,12 @@ impl Driver {
             let _ = watch::pidfd_signal_group(watched.get_ref(), libc::SIGKILL);
             let _ = news.send(News::Event(Event::Exited { attempt, outcome }));
         });
-        let talk = tokio::spawn(talk(self.paths.clone(), attempt, words, self.news.clone()));
-        Ok(ProcessHandle {
-            pidfd,
-            line,
-            tasks: vec![wait.abort_handle(), talk.abort_handle()],
-        })
+        let mut tasks = vec![wait.abort_handle()];
+        if native {
+            let talk = tokio::spawn(talk(self.paths.clone(), attempt, words, self.news.clone()));
+            tasks.push(talk.abort_handle());
+        }
+        Ok(ProcessHandle { pidfd, line, tasks })
     }
 }
 
@@ -201,6 +228,7 @@ fn environment(
     attempt: Attempt,
     instance: &Instance,
     data: &std::path::Path,
+    notify: Option<&NotifySocket>,
 ) -> Vec<(OsString, OsString)> {
     let mut environment = spec.environment.clone();
     for (key, value) in [
@@ -211,6 +239,10 @@ fn environment(
         (ENV_RELEASE, spec.version.to_string()),
     ] {
         environment.insert(key.to_owned(), value);
+    }
+    if let Some(notify) = notify {
+        let path = notify.path().to_string_lossy().into_owned();
+        environment.insert("NOTIFY_SOCKET".to_owned(), path);
     }
     environment
         .into_iter()

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use insula_contract::id::Attempt;
 use insula_core::core::Stored;
 use insula_core::event::Record;
+use insula_core::spec::{Kind, ServiceSpec};
 use thiserror::Error;
 
 use super::processes::StartError;
@@ -157,12 +158,34 @@ pub(super) fn pages(found: &Found) -> BTreeMap<(u32, Attempt), EdgePage> {
     pages
 }
 
+/// The release that an attempt runs.
+fn spec_of(stored: &Stored, attempt: Attempt) -> Option<&ServiceSpec> {
+    let (instance, version) = stored.records.iter().find_map(|record| match record {
+        Record::Began {
+            attempt: began,
+            instance,
+            version,
+            ..
+        } if *began == attempt => Some((instance, version)),
+        _ => None,
+    })?;
+    stored
+        .releases
+        .iter()
+        .find(|spec| spec.name == instance.service && spec.version == *version)
+}
+
 impl Driver {
     pub(super) fn take_up(&mut self, found: Found) -> Result<(), DriverError> {
         let Found { stored, living } = found;
         for (attempt, (pid, pidfd)) in living {
             tracing::info!(%attempt, pid, "found a living process of an earlier daemon");
-            let handle = self.watch(attempt, pidfd);
+            let spec = spec_of(&stored, attempt);
+            let native = spec.is_none_or(|spec| spec.kind == Kind::Native);
+            if let Some(spec) = spec {
+                self.sockets.recover(&spec.name, &spec.sockets, &pidfd);
+            }
+            let handle = self.watch(attempt, pidfd, native);
             let handle = handle.map_err(setup::<StartError>("watch an adopted process"))?;
             self.processes.insert(attempt, handle);
         }

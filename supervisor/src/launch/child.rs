@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Descriptors from here on are never the goal of a `dup3` in the child.
 pub(super) const FIRST_FREE: RawFd = 10;
@@ -59,7 +60,7 @@ steps! {
     Signals => "reset the signals",
     /// A session of its own, so that the whole group can be signalled.
     Session => "begin a session",
-    /// Input, output, line.
+    /// Input, output, line or sockets.
     Descriptors => "set up the descriptors",
     /// Nothing else stays open.
     Closing => "close what it is not to inherit",
@@ -101,6 +102,8 @@ pub(super) struct Parts {
     pub(super) input: OwnedFd,
     pub(super) output: OwnedFd,
     pub(super) line: Option<OwnedFd>,
+    /// Listening sockets, for the numbers from 3 where there is no line.
+    pub(super) sockets: Vec<OwnedFd>,
     pub(super) uid: Option<u32>,
     pub(super) cpus: Option<CpuMask>,
     pub(super) nice: Option<i32>,
@@ -117,6 +120,30 @@ pub(super) struct Prepared {
     parts: Parts,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
+    /// `LISTEN_PID=` and room for the number, which only the child knows.
+    listen_pid: Option<Box<[AtomicU8; LISTEN_PID_SIZE]>>,
+}
+
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+/// The name, ten digits, and the end.
+const LISTEN_PID_SIZE: usize = LISTEN_PID.len() + 10 + 1;
+
+/// Writes a process id behind `LISTEN_PID=`; touches nothing else.
+fn write_pid(place: &[AtomicU8; LISTEN_PID_SIZE], pid: c_long) {
+    let mut digits = [0_u8; 10];
+    let mut rest = pid;
+    let mut count = 0;
+    while rest > 0 && count < digits.len() {
+        digits[count] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        count += 1;
+    }
+    let mut at = LISTEN_PID.len();
+    while count > 0 && at < LISTEN_PID_SIZE - 1 {
+        count -= 1;
+        place[at].store(digits[count], Ordering::Relaxed);
+        at += 1;
+    }
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const c_char> {
@@ -130,8 +157,21 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
 impl Prepared {
     /// Lays out the arrays of pointers; the texts are not touched afterwards.
     pub(super) fn new(parts: Parts) -> Self {
-        let (argv, envp) = (pointers(&parts.arguments), pointers(&parts.environment));
-        Self { parts, argv, envp }
+        let (argv, mut envp) = (pointers(&parts.arguments), pointers(&parts.environment));
+        let listen_pid = (!parts.sockets.is_empty()).then(|| {
+            let text = Box::new(std::array::from_fn(|at| {
+                AtomicU8::new(LISTEN_PID.get(at).copied().unwrap_or(0))
+            }));
+            let first: *const AtomicU8 = <[AtomicU8]>::as_ptr(&*text);
+            envp.insert(0, first.cast());
+            text
+        });
+        Self {
+            parts,
+            argv,
+            envp,
+            listen_pid,
+        }
     }
 
     /// The cgroup v2 directory to be born in.
@@ -196,6 +236,17 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     if let Some(line) = &parts.line {
         step!(Descriptors: libc::SYS_dup3, line.as_raw_fd(), insula_contract::line::LINE_FD, 0);
         beyond = insula_contract::line::LINE_FD + 1;
+    }
+    let mut socket = 0;
+    while socket < parts.sockets.len() {
+        let source = parts.sockets[socket].as_raw_fd();
+        step!(Descriptors: libc::SYS_dup3, source, beyond, 0);
+        beyond += 1;
+        socket += 1;
+    }
+    if let Some(place) = &prepared.listen_pid {
+        // SAFETY: no arguments; it cannot fail.
+        write_pid(place, unsafe { libc::syscall(libc::SYS_getpid) });
     }
     // Marked, not closed: the ruleset and the error pipe are still needed.
     step!(Closing: libc::SYS_close_range, beyond, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);

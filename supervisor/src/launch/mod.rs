@@ -52,6 +52,9 @@ pub struct Launch<'a> {
     pub output: Option<BorrowedFd<'a>>,
     /// Its line's listening socket, as descriptor [`insula_contract::line::LINE_FD`].
     pub line: Option<BorrowedFd<'a>>,
+    /// Listening sockets with their names, as `LISTEN_FDS` says them (sd_listen_fds(3)); not with a
+    /// line.
+    pub sockets: Vec<(&'a str, BorrowedFd<'a>)>,
     /// Its user and group id; `None` keeps the daemon's, still without any capability.
     pub uid: Option<u32>,
     /// The CPUs that it may use; empty leaves all that the daemon may use.
@@ -162,8 +165,13 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
                 .map(|argument| text("an argument", argument)),
         )
         .collect::<Result<Vec<_>, _>>()?;
-    let environment = launch
-        .environment
+    let mut variables = launch.environment.clone();
+    if !launch.sockets.is_empty() {
+        let names: Vec<&str> = launch.sockets.iter().map(|(name, _)| *name).collect();
+        variables.push(("LISTEN_FDS".into(), names.len().to_string().into()));
+        variables.push(("LISTEN_FDNAMES".into(), names.join(":").into()));
+    }
+    let environment = variables
         .iter()
         .map(variable)
         .collect::<Result<Vec<_>, _>>()?;
@@ -179,6 +187,12 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         .map(above)
         .transpose()
         .map_err(failed("its line"))?;
+    let sockets = launch
+        .sockets
+        .iter()
+        .map(|(_, socket)| above(*socket))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(failed("its sockets"))?;
     let ruleset = match &launch.access {
         Some(access) => {
             let made = rules::build(access, &launch.network).map_err(LaunchError::Rules)?;
@@ -201,6 +215,7 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         input,
         output,
         line,
+        sockets,
         uid: launch.uid,
         cpus: cpu_mask(&launch.cpus)?,
         nice: launch.nice,

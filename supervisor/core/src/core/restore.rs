@@ -142,6 +142,9 @@ impl Core {
         for service in self.services.values_mut() {
             service.publish_restored(&mut turn);
         }
+        for service in self.services.values_mut() {
+            service.greet_foreign(&mut turn);
+        }
         turn.touched.extend(self.services.keys().cloned());
         self.finish(&mut turn);
         self.decide(turn)

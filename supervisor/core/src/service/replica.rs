@@ -6,11 +6,11 @@ use insula_contract::id::{Attempt, Epoch};
 use insula_contract::line::{Leadership, ToService};
 use semver::Version;
 
-use super::{Goal, LastEnd, Place, Role, Service};
+use super::{Goal, LastEnd, Place, Replica, Role, Service};
 use crate::event::{Action, Record, Refusal, RefusalKind, UpgradeStep};
 use crate::process::{Outcome, Phase, Process, Said, Step};
 use crate::restart::Verdict;
-use crate::spec::RestartPolicy;
+use crate::spec::{Kind, Readiness, RestartPolicy};
 use crate::turn::Turn;
 
 /// How long a service may take to confirm that it leads.
@@ -173,6 +173,11 @@ impl Service {
     }
 
     pub(super) fn drain(&mut self, turn: &mut Turn, at: usize, attempt: Attempt) {
+        if self.spec_at(at).kind != Kind::Native {
+            // Nobody can tell it to, and its stop signal most often means the same.
+            self.signal_stop(turn, at, attempt);
+            return;
+        }
         let deadline = turn.now + self.spec_at(at).drain_timeout;
         if let Some(process) = self.process_mut(attempt) {
             process.dismissed = true;
@@ -435,6 +440,34 @@ impl Service {
         }
         self.replicas[at].leaving.push(process);
         turn.dirty.insert(self.name.clone());
+    }
+
+    /// A process exists. One that knows nothing of Insula says no hello.
+    pub(crate) fn launched(&mut self, turn: &mut Turn, attempt: Attempt) {
+        self.hear(turn, attempt, Said::Launched);
+        let kind = self
+            .processes()
+            .find(|process| process.attempt == attempt)
+            .map(|process| &self.spec_of(process).kind);
+        if let Some(Kind::Foreign(readiness)) = kind {
+            let ready = *readiness == Readiness::Started;
+            self.greeted(turn, attempt, Leadership::NotNeeded, ready);
+        }
+    }
+
+    /// Foreign programs that an earlier daemon started were looked at by that one: those that stay
+    /// count as ready.
+    pub(crate) fn greet_foreign(&mut self, turn: &mut Turn) {
+        let adopted: Vec<_> = self
+            .replicas
+            .iter()
+            .filter_map(Replica::current)
+            .filter(|process| self.spec_of(process).kind != Kind::Native)
+            .map(|process| process.attempt)
+            .collect();
+        for attempt in adopted {
+            self.greeted(turn, attempt, Leadership::NotNeeded, true);
+        }
     }
 
     /// Takes in what a process says of itself on a new line.

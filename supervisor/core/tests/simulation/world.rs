@@ -13,7 +13,7 @@ use insula_core::process::Outcome;
 use insula_core::restart::RestartLimits;
 use insula_core::service::{Goal, Place, Service};
 use insula_core::spec::{
-    DataSpec, Limits, Need, Network, Offer, Principal, RestartPolicy, ServiceSpec,
+    DataSpec, Kind, Limits, Need, Network, Offer, Principal, Readiness, RestartPolicy, ServiceSpec,
 };
 use insula_core::time::Time;
 use semver::Version;
@@ -60,6 +60,12 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
         version: Version::new(version.0, version.1, 0),
         description: String::new(),
         command: vec!["x".into()],
+        kind: if name == "guest" {
+            Kind::Foreign(Readiness::Notify)
+        } else {
+            Kind::Native
+        },
+        sockets: BTreeMap::new(),
         profile: "dense".into(),
         ready_timeout: Duration::from_millis(300),
         drain_timeout: Duration::from_millis(100),
@@ -108,6 +114,8 @@ impl World {
             spec("middle", (1, 0), &["middle@1"], &["store@1"]),
             spec("middle", (2, 0), &["middle@1"], &["store@1"]),
             spec("front", (1, 0), &[], &["middle@1", "store@1"]),
+            spec("guest", (1, 0), &[], &[]),
+            spec("guest", (1, 1), &[], &[]),
         ];
         let mut world = Self {
             seed,
@@ -135,7 +143,7 @@ impl World {
                 spec: Box::new(spec),
             });
         }
-        for name in ["store", "middle", "front"] {
+        for name in ["store", "middle", "front", "guest"] {
             world.order(name, Order::Start);
         }
         world
@@ -260,6 +268,9 @@ impl World {
             .collect();
         for attempt in living {
             let fake = self.fakes[&attempt].clone();
+            if fake.service == "guest" {
+                continue;
+            }
             // It is adopted only if the core still knows it.
             self.greet(attempt, &fake);
         }
@@ -329,7 +340,12 @@ impl World {
                         pid: attempt.0 as i32,
                     },
                 );
-                if !self.odds(40) {
+                if fake.service == "guest" {
+                    // It has no line, and is found to be ready some time.
+                    if !self.odds(30) {
+                        self.later(20, Event::Ready { attempt });
+                    }
+                } else if !self.odds(40) {
                     self.greet(attempt, &fake);
                 }
                 self.fakes.insert(attempt, fake);
@@ -435,6 +451,13 @@ impl World {
     }
 
     fn said(&mut self, attempt: Attempt, message: Message) {
+        if self
+            .fakes
+            .get(&attempt)
+            .is_some_and(|fake| fake.service == "guest")
+        {
+            self.fail(&format!("a guest is told {message:?}"));
+        }
         if !self.fakes.get(&attempt).is_some_and(|fake| fake.exists) {
             return;
         }
@@ -525,7 +548,7 @@ impl World {
             }
             match self.random(100) {
                 0..2 => {
-                    let name = ["store", "middle", "front"][self.random(3) as usize];
+                    let name = ["store", "middle", "front", "guest"][self.random(4) as usize];
                     let order = match self.random(12) {
                         10 | 11 => Order::Scale(1 + self.random(5) as u16),
                         0 | 1 => Order::Stop,
@@ -605,7 +628,7 @@ impl World {
         for fake in self.fakes.values_mut() {
             fake.stubborn = false;
         }
-        for name in ["store", "middle", "front"] {
+        for name in ["store", "middle", "front", "guest"] {
             self.order(name, Order::Start);
         }
         let mut steps = 0;
