@@ -29,6 +29,13 @@ use crate::raw::{FileService, Line, config};
 const SERVICE_NAME: &str = "rr";
 const LINE: usize = size_of::<Line>();
 
+/// Answers that fit between a server and one of a client's requests.
+///
+/// A client that gives a request up uses its place again at once, and the server may send the
+/// answer to the first one after that. The answer to the second has to fit beside it, or its
+/// caller would wait for it in vain.
+const ANSWERS: usize = 2;
+
 /// Nodes in a channel: the server's and one for each connection, and room for one of those to be
 /// made while its predecessor is being dropped.
 const NODES: usize = CONNECTIONS + 4;
@@ -268,7 +275,7 @@ impl ServerEnd {
             .max_nodes(NODES)
             .max_active_requests_per_client(sizes.in_flight)
             .max_loaned_requests(1)
-            .max_response_buffer_size(1)
+            .max_response_buffer_size(ANSWERS)
             .max_borrowed_responses_per_pending_response(1)
             .create()
             .map_err(refused("make the service", directory))?;
