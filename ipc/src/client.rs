@@ -18,12 +18,16 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use crate::items::{Item, Items};
 pub use edge::{ConnectError, Edge};
+
+use insula_contract::id::Attempt;
 
 use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
 use crate::payload::WriteInPlace;
-use calls::{Answered, Calls, Failure, Spec};
+pub(crate) use calls::Spec;
+use calls::{Answered, Calls, Failure};
 
 /// The trace that a call belongs to, in the terms of W3C Trace Context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -190,11 +194,12 @@ impl Connection {
         encode: impl Fn(&mut [u8]) -> Option<usize>,
         options: CallOptions,
     ) -> Result<Ticket<M>, CallError<ErrorOf<M>>> {
-        debug_assert_eq!(
-            (M::Contract::NAME, M::Contract::MAJOR),
-            self.calls.contract(),
-            "a method of another contract"
-        );
+        self.submit_spec(self.spec::<M>(&options), M::Request::ENCODED_MAX, encode)
+    }
+
+    /// What is known of a call of `M` that begins now.
+    #[inline]
+    pub(crate) fn spec<M: Method>(&self, options: &CallOptions) -> Spec {
         let now = clock::now_ns();
         let deadline = options.deadline.unwrap_or(M::DEADLINE);
         let deadline_ns = now.saturating_add(clock::nanos(deadline));
@@ -202,7 +207,7 @@ impl Connection {
             Some(wait) => now.saturating_add(clock::nanos(wait)).min(deadline_ns),
             None => deadline_ns,
         };
-        let spec = Spec {
+        Spec {
             method: M::ID,
             safety: M::SAFETY,
             begun_ns: now,
@@ -210,10 +215,25 @@ impl Connection {
             provider_until_ns,
             trace: options.trace,
             key: options.key,
-        };
+            only: None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn submit_spec<M: Method>(
+        &self,
+        spec: Spec,
+        request_max: usize,
+        encode: impl Fn(&mut [u8]) -> Option<usize>,
+    ) -> Result<Ticket<M>, CallError<ErrorOf<M>>> {
+        debug_assert_eq!(
+            (M::Contract::NAME, M::Contract::MAJOR),
+            self.calls.contract(),
+            "a method of another contract"
+        );
         let index = self
             .calls
-            .submit(spec, M::Request::ENCODED_MAX, encode)
+            .submit(spec, request_max, encode)
             .inspect_err(|failure| self.calls.count_failed(*failure))?;
         Ok(Ticket {
             calls: Some(self.calls.clone()),
@@ -253,6 +273,33 @@ impl<M: Method> Ticket<M> {
             calls.wait(self.index);
         }
         self.take()
+    }
+
+    /// Waits for the answer; with it, who gave it.
+    #[expect(
+        clippy::type_complexity,
+        reason = "a call's outcome beside one more word"
+    )]
+    pub(crate) fn wait_from(
+        mut self,
+    ) -> Result<(Response<M>, Option<Attempt>), CallError<ErrorOf<M>>> {
+        if let Some(calls) = &self.calls {
+            calls.wait(self.index);
+        }
+        let from = self.lies_at();
+        self.take().map(|response| (response, from))
+    }
+
+    /// Wants no answer, and lets the request be executed.
+    pub(crate) fn abandon(mut self) {
+        if let Some(calls) = self.calls.take() {
+            calls.abandon(self.index);
+        }
+    }
+
+    /// The attempt that has the request, or has answered it.
+    pub(crate) fn lies_at(&self) -> Option<Attempt> {
+        self.calls.as_ref()?.lies_at(self.index)
     }
 
     /// Looks for the answer without waiting; `None` while there is none.

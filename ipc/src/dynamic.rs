@@ -15,6 +15,7 @@
 //! What comes from the other side is decoded defensively: lengths are checked against the schema
 //! and the bytes that are left, and depth is bounded by the schema's own.
 //!
+//! The reply of a streaming method is collected into an array, up to [`MESSAGE_MAX`] bytes of items.
 //! Streams are not called from here yet.
 
 mod decode;
@@ -32,9 +33,11 @@ pub use encode::{EncodeError, encode};
 pub use text::{Signature, TypeText, example};
 
 use crate::channel::Sizes;
-use crate::client::bytes::{AnswerBytes, MethodNumbers};
+use crate::client::bytes::{AnswerBytes, Copied, MethodNumbers};
 use crate::client::{CallError, CallOptions, ConnectError, Connection, Edge};
+use crate::clock;
 use crate::contract::Safety;
+use crate::items::layout::{self, After, Ask};
 
 /// How long a call waits unless its options say otherwise: deadlines are not part of a schema.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -73,6 +76,9 @@ pub enum DynamicCallError {
     /// The call failed.
     #[error("the call failed")]
     Call(#[source] CallError<Infallible>),
+    /// The items of a reply are longer than [`MESSAGE_MAX`].
+    #[error("the items of the reply have more than {MESSAGE_MAX} bytes")]
+    TooManyItems,
     /// The answer is not what the schema says.
     #[error("the answer is not what the schema says")]
     Answer(#[source] DecodeError),
@@ -92,6 +98,7 @@ impl DynamicClient {
             types.map(TypeSchema::encoded_max).max().unwrap_or(0)
         };
         let request = largest(&mut schema.methods.iter().map(|method| &method.request));
+        let request = request.saturating_add(layout::PREFIX as u64);
         let responses = schema.methods.iter().map(|method| &method.response);
         let response = largest(&mut responses.chain([&schema.error]));
         if request.max(response) > MESSAGE_MAX {
@@ -142,17 +149,88 @@ impl DynamicClient {
             deadline: DEADLINE,
             request_max: method.request.encoded_max() as usize,
         };
+        if let TypeSchema::Items(item) = &method.response {
+            return self.items(item, numbers, &bytes, options);
+        }
+        let answer = self.answer(numbers, &bytes, options)?;
+        decode(&method.response, answer.bytes()).map_err(DynamicCallError::Answer)
+    }
+
+    /// The bytes of the response.
+    fn answer(
+        &self,
+        numbers: MethodNumbers,
+        request: &[u8],
+        options: CallOptions,
+    ) -> Result<Copied, DynamicCallError> {
         let answer = self
             .connection
-            .submit_bytes(numbers, &bytes, options)
+            .submit_bytes(numbers, request, options)
             .and_then(|ticket| ticket.wait())
             .map_err(DynamicCallError::Call)?;
         match answer {
-            AnswerBytes::Response(bytes) => {
-                decode(&method.response, bytes.bytes()).map_err(DynamicCallError::Answer)
-            }
+            AnswerBytes::Response(bytes) => Ok(bytes),
             AnswerBytes::Error(bytes) => Err(decode(&self.schema.error, bytes.bytes())
                 .map_or_else(DynamicCallError::Answer, DynamicCallError::Failed)),
+        }
+    }
+
+    /// Collects the items of a reply, one answer after the other.
+    fn items(
+        &self,
+        item: &TypeSchema,
+        mut numbers: MethodNumbers,
+        request: &[u8],
+        options: CallOptions,
+    ) -> Result<Value, DynamicCallError> {
+        let number = clock::now_ns();
+        let patience = options.deadline.unwrap_or(numbers.deadline);
+        let until = number.saturating_add(clock::nanos(patience));
+        let mut asked = vec![0; layout::PREFIX];
+        let mut ask = Ask::Open;
+        let mut length = 0;
+        let mut items = Vec::new();
+        numbers.request_max += layout::PREFIX;
+        loop {
+            layout::write_ask(&mut asked, ask, number).expect("as long as that");
+            if ask == Ask::Open {
+                asked.extend(request);
+            }
+            let left = Duration::from_nanos(until.saturating_sub(clock::now_ns()));
+            let options = CallOptions {
+                deadline: Some(left),
+                ..options
+            };
+            let answer = self.answer(numbers, &asked, options)?;
+            let answer = answer.bytes();
+            length += answer.len() as u64;
+            if length > MESSAGE_MAX {
+                return Err(DynamicCallError::TooManyItems);
+            }
+            let mut at = layout::PREFIX;
+            while at < answer.len() {
+                let broken = CallError::Broken("an item is longer than its answer");
+                let (begin, end) =
+                    layout::read_item(answer, at).ok_or(DynamicCallError::Call(broken))?;
+                let value = decode(item, &answer[begin..end]);
+                items.push(value.map_err(DynamicCallError::Answer)?);
+                at = layout::next(end);
+            }
+            match layout::read_after(answer) {
+                Some(After::More) => {}
+                Some(After::End) => return Ok(Value::Array(items)),
+                Some(After::NoSource) => {
+                    return Err(DynamicCallError::Call(CallError::OutcomeUnknown));
+                }
+                None => {
+                    let broken = CallError::Broken("an answer says nothing about what follows");
+                    return Err(DynamicCallError::Call(broken));
+                }
+            }
+            // Asked twice, it would give other items.
+            numbers.safety = Safety::AtMostOnce;
+            ask = Ask::Pull;
+            asked.truncate(layout::PREFIX);
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod contract;
 pub mod dynamic;
 pub mod frames;
 mod header;
+pub mod items;
 pub mod local;
 mod memory;
 pub mod meters;

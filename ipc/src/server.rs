@@ -27,6 +27,8 @@ use crate::client::TraceContext;
 use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
 use crate::header::Status;
+pub use crate::items::{Pulled, ReplyItems, Sink, Source};
+use crate::items::{Sources, Streaming};
 use crate::memory::MapError;
 use crate::meters::Meters;
 use crate::payload::WriteInPlace;
@@ -185,11 +187,37 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct ReplySlot<'a> {
     chunk: &'a mut [u8],
+    /// The server's; none where there is no server that could go on with one.
+    sources: Option<&'a mut Sources>,
 }
 
 impl<'a> ReplySlot<'a> {
     pub(crate) fn new(chunk: &'a mut [u8]) -> Self {
-        Self { chunk }
+        Self {
+            chunk,
+            sources: None,
+        }
+    }
+
+    #[inline]
+    fn with_sources(chunk: &'a mut [u8], sources: &'a mut Sources) -> Self {
+        Self {
+            chunk,
+            sources: Some(sources),
+        }
+    }
+
+    /// Executes a request of a streaming method; `open` is its handler.
+    pub fn items<M: Streaming>(
+        self,
+        call: &CallContext,
+        body: &[u8],
+        open: impl FnOnce(<M::Request as Message>::View<'_>, ReplyItems<'_, M>) -> Answer,
+    ) -> Answer {
+        match self.sources {
+            Some(sources) => sources.execute(call, body, self.chunk, open),
+            None => Sources::default().execute(call, body, self.chunk, open),
+        }
     }
 
     /// Answers with the method's response, encoded straight into the chunk.
@@ -317,6 +345,7 @@ pub struct Server<D, J> {
     refused: usize,
     outlets: Option<Outlets>,
     meters: Option<Meters>,
+    sources: Sources,
     control: Arc<AtomicU32>,
     /// The control word as the last park left it.
     control_seen: u32,
@@ -357,6 +386,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             refused: 0,
             outlets: dispatch.outlets().cloned(),
             meters: None,
+            sources: Sources::default(),
             control: Arc::new(AtomicU32::new(0)),
             control_seen: 0,
             dispatch,
@@ -420,6 +450,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         if let Some(outlets) = &self.outlets {
             outlets.unserve(edge, consumer);
         }
+        self.sources.forget(edge, consumer);
         self.edges.retain(|open| !open.is(edge, consumer));
         self.watchers.forget((edge, consumer));
         self.first = 0;
@@ -440,6 +471,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// elsewhere. All that was owed has been answered when this returns. It is final.
     pub fn drain(&mut self) {
         self.mode = Mode::Draining;
+        self.sources.clear();
         while self.turn_now() {}
     }
 
@@ -455,6 +487,9 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             Mode::Leading | Mode::Following if lead => Mode::Leading,
             Mode::Leading | Mode::Following => Mode::Following,
         };
+        if self.mode != Mode::Leading {
+            self.sources.clear();
+        }
         if D::Contract::NEEDS_JOURNAL
             && (before, self.mode) == (Mode::Following, Mode::Leading)
             && !self.missed_edge
@@ -469,6 +504,11 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// How many requests were answered without being executed, for whatever reason.
     pub fn refused(&self) -> usize {
         self.refused
+    }
+
+    /// Replies of items that have begun and not ended.
+    pub fn open_sources(&self) -> usize {
+        self.sources.count()
     }
 
     /// What wakes this server.

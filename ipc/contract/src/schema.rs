@@ -186,6 +186,8 @@ pub enum TypeSchema {
     Raw {
         max: u64,
     },
+    /// Any number of such items, one after the other: the response of a streaming method.
+    Items(#[serde(deserialize_with = "deeper")] Box<TypeSchema>),
 }
 
 /// A field of a struct or a variant.
@@ -247,7 +249,7 @@ impl Schema {
 }
 
 impl TypeSchema {
-    /// The most bytes that a value takes as postcard; saturates.
+    /// The most bytes that a value takes, of items each one; saturates.
     pub fn encoded_max(&self) -> u64 {
         match self {
             Self::Bool | Self::U8 | Self::I8 => 1,
@@ -275,6 +277,7 @@ impl TypeSchema {
             }
             Self::Fixed(item) => item.fixed_size(),
             Self::Raw { max } => *max,
+            Self::Items(item) => item.encoded_max(),
         }
     }
 
@@ -298,7 +301,8 @@ impl TypeSchema {
             | Self::Option(_)
             | Self::Limited { .. }
             | Self::Enum(_)
-            | Self::Raw { .. } => 0,
+            | Self::Raw { .. }
+            | Self::Items(_) => 0,
         }
     }
 }

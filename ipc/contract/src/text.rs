@@ -122,7 +122,9 @@ impl Ord for Text<'_> {
 
 impl Hash for Text<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
+        // As `str` does, so that keys made of either are the same.
+        state.write(self.0);
+        state.write_u8(0xff);
     }
 }
 

@@ -44,6 +44,10 @@ struct Method {
     marker: Ident,
     id: u16,
     safety: Safety,
+    /// Its reply consists of items.
+    streaming: bool,
+    /// The field of the request that decides which instance gets it.
+    key: Option<Ident>,
     deadline: Duration,
     /// `None` for `()`.
     request: Option<Type>,
@@ -331,7 +335,7 @@ impl Method {
                 ));
             }
         };
-        let response = match &signature.output {
+        let response: Type = match &signature.output {
             ReturnType::Default => parse_quote!(()),
             ReturnType::Type(_, response) => (**response).clone(),
         };
@@ -351,12 +355,16 @@ impl Method {
             }
             options = Some(read_options(attribute)?);
         }
-        let Some((id, safety, deadline)) = options else {
+        let Some(options) = options else {
             return Err(Error::new(
                 ident.span(),
                 "a method needs its options: `#[method(id = 1, idempotent, deadline = \"1s\")]`",
             ));
         };
+        if let Some(key) = options.key.as_ref().filter(|_| request.is_none()) {
+            let text = "a method without a request has no key";
+            return Err(Error::new(key.span(), text));
+        }
         Ok(Self {
             docs: function
                 .attrs
@@ -366,17 +374,29 @@ impl Method {
                 .collect(),
             marker: camel(&ident),
             ident,
-            id,
-            safety,
-            deadline,
+            id: options.id,
+            safety: options.safety,
+            streaming: options.streaming,
+            key: options.key,
+            deadline: options.deadline,
             request,
             response,
         })
     }
 }
 
-fn read_options(attribute: &Attribute) -> Result<(u16, Safety, Duration)> {
-    let (mut id, mut deadline, mut safety) = (None, None, None);
+/// What is written in a `#[method(...)]`.
+struct Options {
+    id: u16,
+    safety: Safety,
+    streaming: bool,
+    key: Option<Ident>,
+    deadline: Duration,
+}
+
+fn read_options(attribute: &Attribute) -> Result<Options> {
+    let (mut id, mut deadline, mut safety, mut key) = (None, None, None, None);
+    let mut streaming = false;
     attribute.parse_nested_meta(|meta| {
         match meta.path.require_ident()?.to_string().as_str() {
             "id" => {
@@ -390,6 +410,8 @@ fn read_options(attribute: &Attribute) -> Result<(u16, Safety, Duration)> {
                 };
             }
             "deadline" => deadline = Some(parse_duration(&meta.value()?.parse()?)?),
+            "key" => key = Some(meta.value()?.parse()?),
+            "streaming" => streaming = true,
             word @ ("idempotent" | "once") => {
                 if safety.is_some() {
                     return Err(meta.error("a method is `idempotent` or `once`, not both"));
@@ -403,19 +425,28 @@ fn read_options(attribute: &Attribute) -> Result<(u16, Safety, Duration)> {
             }
             _ => {
                 return Err(meta.error(
-                    "unknown option of a method; known: `id`, `deadline`, `idempotent`, `once`",
+                    "unknown option of a method; known: `id`, `deadline`, `idempotent`, `once`, \
+                     `key`, `streaming`",
                 ));
             }
         }
         Ok(())
     })?;
+    if streaming && safety == Some(Safety::Once) {
+        return Err(Error::new_spanned(
+            attribute,
+            "a reply of many items is not recorded: a `streaming` method is not `once`",
+        ));
+    }
     let missing =
         |option: &str| Error::new_spanned(attribute, format!("a method needs its `{option}`"));
-    Ok((
-        id.ok_or_else(|| missing("id = ..."))?,
-        safety.unwrap_or(Safety::AtMostOnce),
-        deadline.ok_or_else(|| missing("deadline = \"...\""))?,
-    ))
+    Ok(Options {
+        id: id.ok_or_else(|| missing("id = ..."))?,
+        safety: safety.unwrap_or(Safety::AtMostOnce),
+        streaming,
+        key,
+        deadline: deadline.ok_or_else(|| missing("deadline = \"...\""))?,
+    })
 }
 
 #[cfg(test)]

@@ -49,8 +49,11 @@ use proc_macro::TokenStream;
 /// | `deadline = "1s"` | how long a caller waits unless it says otherwise (`us`, `ms`, `s`, `m`) |
 /// | `idempotent` | doing it again changes nothing |
 /// | `once` | the server recognises a request that it has executed and repeats its answer |
+/// | `key = user` | requests of which the field `user` is equal go to the same of several instances |
+/// | `streaming` | the reply is any number of the responses, one after the other |
 ///
-/// A method that is neither `idempotent` nor `once` is executed at most once, and its caller may
+/// The handler of a `streaming` method answers with a source of items, and the client reads them
+/// one after the other. A method that is neither `idempotent` nor `once` is executed at most once, and its caller may
 /// be told that the outcome is not known. A method without a request or response has `()`.
 ///
 /// A stream carries values from the provider to everybody who subscribes. Of a stream:

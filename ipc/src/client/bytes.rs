@@ -91,6 +91,7 @@ impl Connection {
             provider_until_ns,
             trace: options.trace,
             key: options.key,
+            only: None,
         };
         let index = self.calls.submit(spec, method.request_max, |chunk| {
             chunk.get_mut(..request.len())?.copy_from_slice(request);

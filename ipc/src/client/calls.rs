@@ -34,6 +34,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
 
 use insula_contract::edge::{SERVER_SLOTS, Waiter};
+use insula_contract::id::Attempt;
 use insula_contract::route::RouteEntry;
 
 use super::edge::Edge;
@@ -66,15 +67,17 @@ pub(super) enum Failure {
 
 /// What is known of a call before it is sent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spec {
-    pub(super) method: u16,
-    pub(super) safety: Safety,
-    pub(super) begun_ns: u64,
-    pub(super) deadline_ns: u64,
-    pub(super) provider_until_ns: u64,
-    pub(super) trace: TraceContext,
+pub(crate) struct Spec {
+    pub(crate) method: u16,
+    pub(crate) safety: Safety,
+    pub(crate) begun_ns: u64,
+    pub(crate) deadline_ns: u64,
+    pub(crate) provider_until_ns: u64,
+    pub(crate) trace: TraceContext,
     /// Calls with the same key go to the same instance while it serves.
-    pub(super) key: Option<u64>,
+    pub(crate) key: Option<u64>,
+    /// It is for this attempt alone, or for nobody.
+    pub(crate) only: Option<Attempt>,
 }
 
 /// An answer in its chunk.
@@ -140,6 +143,8 @@ struct State {
     next_sequence: u64,
     calls: Box<[Call]>,
     free: Vec<usize>,
+    /// Calls whose answers nobody wants, the oldest first.
+    abandoned: Vec<usize>,
 }
 
 /// All calls of one connection.
@@ -182,12 +187,14 @@ impl Calls {
                 provider_until_ns: 0,
                 trace: TraceContext::default(),
                 key: None,
+                only: None,
             },
             sequence: 0,
             maybe_executed_at: None,
             pause_ns: 0,
             stage: Stage::Free,
             answered: None,
+            answered_by: None,
         };
         let state = State {
             // Anything else than what is there: nothing was acted upon yet.
@@ -202,6 +209,7 @@ impl Calls {
                 .take(sizes.in_flight)
                 .collect(),
             free: (0..sizes.in_flight).rev().collect(),
+            abandoned: Vec::new(),
         };
         Self {
             state: RefCell::new(state),
@@ -231,6 +239,9 @@ impl Calls {
         encode: impl Fn(&mut [u8]) -> Option<usize>,
     ) -> Result<usize, Failure> {
         let state = &mut *self.state.borrow_mut();
+        if !state.abandoned.is_empty() {
+            self.reap(state);
+        }
         let change = self.place.change();
         if change != state.seen || !state.peers.is_complete() {
             self.follow_route(state, change);
@@ -247,9 +258,10 @@ impl Calls {
             let end = chunk.len().min(request_max);
             encode(&mut chunk[..end])
         };
-        let choice = match state.peers.sole() {
-            Some(place) => Choice::To(place),
-            None => state.peers.choose(spec.key, spec.begun_ns),
+        let choice = match (spec.only, state.peers.sole()) {
+            (Some(only), _) => state.peers.of_attempt(only),
+            (None, Some(place)) => Choice::To(place),
+            (None, None) => state.peers.choose(spec.key, spec.begun_ns),
         };
         let stage = match choice {
             Choice::To(to) => match state.peers.send(to, header, bounded) {
@@ -282,6 +294,7 @@ impl Calls {
         call.spec = spec;
         call.sequence = sequence;
         call.maybe_executed_at = None;
+        call.answered_by = None;
         call.pause_ns = PAUSE_FIRST_NS;
         call.stage = stage;
         Ok(index)
@@ -311,6 +324,16 @@ impl Calls {
         }
     }
 
+    /// The attempt that has a call or has answered it.
+    pub(super) fn lies_at(&self, index: usize) -> Option<Attempt> {
+        let state = self.state.borrow();
+        let call = &state.calls[index];
+        match &call.stage {
+            Stage::Sent { to, .. } => Some(state.peers.at(*to).target.attempt),
+            Stage::Free | Stage::Kept { .. } | Stage::Finished(_) => call.answered_by,
+        }
+    }
+
     /// Takes the outcome of a finished call; it keeps its place until released.
     #[inline]
     pub(super) fn take(&self, index: usize) -> Result<Answered, Failure> {
@@ -327,16 +350,49 @@ impl Calls {
         }
     }
 
+    /// Leaves the call to itself: it is executed, and its place freed once it was, or when it is
+    /// needed.
+    pub(super) fn abandon(&self, index: usize) {
+        self.state.borrow_mut().abandoned.push(index);
+    }
+
     /// Frees the call's place.
     #[inline]
     pub(super) fn release(&self, index: usize) {
         let state = &mut *self.state.borrow_mut();
         let call = &mut state.calls[index];
         self.count_released(call);
+        // What lies there already must not lie in the way of the next answer in this place.
+        call.look(&mut state.peers);
         // A sample goes before the pending response that it came through.
         call.leave(&mut state.peers, Verdict::Nothing);
         call.answered = None;
         state.free.push(index);
+    }
+
+    /// Frees the places of abandoned calls that were answered, and of the oldest one where none is
+    /// free.
+    #[cold]
+    fn reap(&self, state: &mut State) {
+        let State {
+            abandoned,
+            calls,
+            peers,
+            free,
+            ..
+        } = state;
+        abandoned.retain(|index| {
+            let call = &mut calls[*index];
+            let lies_there = matches!(call.stage, Stage::Sent { .. } | Stage::Kept { .. });
+            if lies_there && !call.look(peers) && !free.is_empty() {
+                return true;
+            }
+            self.count_released(call);
+            call.leave(peers, Verdict::Nothing);
+            call.answered = None;
+            free.push(*index);
+            false
+        });
     }
 }
 

@@ -114,6 +114,7 @@ impl Decoder<'_> {
                 }
             }
             TypeSchema::Fixed(item) => self.get(item, Layout::Fixed)?,
+            TypeSchema::Items(_) => return Err(self.error("items are no one value")),
         })
     }
 

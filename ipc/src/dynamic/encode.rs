@@ -159,6 +159,7 @@ impl Encoder {
             TypeSchema::Struct(fields) => self.fields(schema, fields, value, layout),
             TypeSchema::Enum(variants) => self.variant(schema, variants, value, layout),
             TypeSchema::Fixed(item) => self.put(item, value, Layout::Fixed),
+            TypeSchema::Items(_) => Err(self.wrong(schema, value)),
         }
     }
 

@@ -36,6 +36,7 @@ impl fmt::Display for TypeText<'_> {
                 write!(f, "{} (at most {max} bytes encoded)", Self(item))
             }
             TypeSchema::Fixed(item) => write!(f, "{}", Self(item)),
+            TypeSchema::Items(item) => write!(f, "items of {}", Self(item)),
             TypeSchema::Struct(fields) => write_fields(f, fields),
             TypeSchema::Enum(variants) => {
                 if variants.is_empty() {
@@ -130,6 +131,7 @@ pub fn example(schema: &TypeSchema) -> Value {
         }
         TypeSchema::Option(item) | TypeSchema::Limited { item, .. } => example(item),
         TypeSchema::Fixed(item) => example(item),
+        TypeSchema::Items(item) => json!([example(item)]),
         TypeSchema::Struct(fields) => example_of(fields),
         TypeSchema::Enum(variants) => match variants.first() {
             None => Value::Null,

@@ -16,6 +16,7 @@ use insula_contract::id::{Attempt, EdgeId};
 
 use super::edges::OpenEdge;
 use super::{Dispatch, Journal, Server};
+use crate::clock;
 use crate::memory::PageMap;
 use crate::sync::{WORDS_MAX, Watched, wait_any, wake_all};
 use crate::wake::{self, Last};
@@ -198,7 +199,8 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
                 && !self.has_wishes()
                 && self.control.load(Ordering::SeqCst) == self.control_seen;
             if idle {
-                Last::Nothing(None)
+                let deadline = self.sources.next_deadline();
+                Last::Nothing(deadline.map(|at| at.saturating_sub(clock::now_ns())))
             } else {
                 Last::Work
             }

@@ -113,6 +113,9 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     pub(super) fn turn_now(&mut self) -> bool {
         let _guard = AbortOnPanic;
         self.look_at_streams();
+        if !self.sources.is_empty() {
+            self.sources.expire(clock::coarse_ns());
+        }
         let edges = std::mem::take(&mut self.edges);
         let worked = self.turn_over(&edges);
         self.edges = edges;
@@ -242,7 +245,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         };
         let call = context(edge, &header, slot);
         if !once {
-            let reply_slot = ReplySlot::new(reply.bytes_mut());
+            let reply_slot = ReplySlot::with_sources(reply.bytes_mut(), &mut self.sources);
             let answer = self
                 .dispatch
                 .dispatch(&call, header.method, request, reply_slot);

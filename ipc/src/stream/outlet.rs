@@ -24,6 +24,9 @@ use crate::memory::PageMap;
 use crate::sync::{self, Watched};
 use crate::wake;
 
+/// How long a publisher waits for some subscribers before it looks at the rest.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
+
 /// Why a value was not published; nobody has got it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -314,8 +317,13 @@ impl Outlet {
             }
         }
         if !room && !bells.is_empty() && now < until_ns {
-            bells.truncate(sync::WORDS_MAX);
-            sync::wait_any(bells, Some(until_ns - now));
+            let mut timeout = until_ns - now;
+            if bells.len() > sync::WORDS_MAX {
+                // More than can be waited for at once: the others are looked at in between.
+                bells.truncate(sync::WORDS_MAX);
+                timeout = timeout.min(LOOK_AGAIN_NS);
+            }
+            sync::wait_any(bells, Some(timeout));
         }
     }
 }

@@ -13,6 +13,7 @@ mod meters;
 mod overload;
 mod payloads;
 mod process;
+mod replies;
 mod streams;
 mod stress;
 mod traps;

@@ -103,6 +103,7 @@ impl Failure {
                 ) => Exit::Busy,
                 DynamicCallError::Failed(_)
                 | DynamicCallError::Call(_)
+                | DynamicCallError::TooManyItems
                 | DynamicCallError::Answer(_) => Exit::Failed,
             },
         }

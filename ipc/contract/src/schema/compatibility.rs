@@ -17,6 +17,7 @@
 //! | enum | the reader may know more variants, all of them after those of the writer |
 //! | fixed layout | not at all: it has no room to differ in, and is none with an encoded type |
 //! | raw bytes | the reader's capacity may be greater; they are not a byte string, which has a length |
+//! | items of a streaming reply | only inside; they are no sequence, and not one response |
 //! | method | the provider may have more |
 //! | safety | the provider's may be stronger: at most once, idempotent, `once` |
 //! | in-flight limit | the provider's may be greater |
@@ -470,7 +471,9 @@ impl Pass {
                 }
                 self.at("[]", |pass| pass.reads(reader, written, read));
             }
-            (T::Option(written), T::Option(read)) | (T::Fixed(written), T::Fixed(read)) => {
+            (T::Option(written), T::Option(read))
+            | (T::Fixed(written), T::Fixed(read))
+            | (T::Items(written), T::Items(read)) => {
                 self.reads(reader, written, read);
             }
             // A limit has no bytes of its own.
@@ -558,5 +561,6 @@ fn kind(schema: &TypeSchema) -> &'static str {
         TypeSchema::Enum(_) => "enum",
         TypeSchema::Fixed(_) => "fixed layout",
         TypeSchema::Raw { .. } => "raw bytes",
+        TypeSchema::Items(_) => "items",
     }
 }

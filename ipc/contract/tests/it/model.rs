@@ -139,6 +139,7 @@ fn put(schema: &TypeSchema, value: &Value, out: &mut Vec<u8>) {
             put_fields(&variants[number].fields, values, out);
         }
         (T::Fixed(item), value) => put_fixed(item, value, out),
+        (T::Items(item), value) => put(item, value, out),
         (T::Raw { .. }, Value::Bytes(bytes)) => out.extend(bytes),
         (schema, value) => panic!("{value:?} is not of {schema:?}"),
     }
@@ -281,6 +282,8 @@ fn get(schema: &TypeSchema, bytes: &mut &[u8]) -> Option<Value> {
             Value::Variant(variant.name.clone(), get_fields(&variant.fields, bytes)?)
         }
         T::Fixed(item) => get_fixed(item, bytes)?,
+        // Each of them is read by itself.
+        T::Items(item) => get(item, bytes)?,
         T::Raw { max } => {
             let all = (bytes.len() as u64 <= *max).then_some(bytes.len() as u64)?;
             Value::Bytes(take(bytes, all)?.to_vec())
@@ -344,7 +347,7 @@ pub(crate) fn value(schema: &TypeSchema, choices: &mut Choices) -> Option<Value>
                 .map(|_| value(item, choices))
                 .collect::<Option<_>>()?,
         ),
-        T::Fixed(item) => value(item, choices)?,
+        T::Fixed(item) | T::Items(item) => value(item, choices)?,
         T::Option(item) => match choices.below(2) {
             0 => Value::Option(None),
             _ => Value::Option(Some(Box::new(value(item, choices)?))),
@@ -478,7 +481,10 @@ fn method(choices: &mut Choices, id: u16) -> MethodSchema {
         name: format!("m{id}"),
         safety: SAFETIES[choices.below(3) as usize],
         request: whole(choices),
-        response: whole(choices),
+        response: match choices.once_in(5) {
+            true => TypeSchema::Items(Box::new(whole(choices))),
+            false => whole(choices),
+        },
     }
 }
 
@@ -601,6 +607,13 @@ fn mutate_type(schema: &mut TypeSchema, choices: &mut Choices) {
         }
         return;
     }
+    if let T::Items(item) = schema {
+        mutate_type(item, choices);
+        if choices.once_in(20) {
+            *schema = (**item).clone();
+        }
+        return;
+    }
     if let T::Fixed(item) = schema {
         mutate_fixed(item, choices);
         if choices.once_in(20) {
@@ -630,7 +643,7 @@ fn mutate_type(schema: &mut TypeSchema, choices: &mut Choices) {
     }
     match schema {
         T::Text { max } | T::Bytes { max } => vary(max, choices),
-        T::Fixed(_) | T::Raw { .. } => {}
+        T::Fixed(_) | T::Raw { .. } | T::Items(_) => {}
         T::Sequence { max: number, item } | T::Limited { max: number, item } => {
             vary(number, choices);
             mutate_type(item, choices);

@@ -60,6 +60,22 @@ impl Contract {
             .map(|method| as_static(&method.response))
             .collect();
         let streams = self.stream_schemas();
+        // What a method sends: of items, each with the words around it.
+        let lengths = |of: &[Type], around: TokenStream| -> Vec<TokenStream> {
+            self.methods
+                .iter()
+                .zip(of)
+                .map(|(method, of)| {
+                    let length = quote!(<#of as #contract::Message>::ENCODED_MAX);
+                    match method.streaming {
+                        true => quote!(#krate::items::#around(#length)),
+                        false => length,
+                    }
+                })
+                .collect()
+        };
+        let request_lengths = lengths(&requests, quote!(request_max));
+        let response_lengths = lengths(&responses, quote!(response_max));
         let needs_journal = self
             .methods
             .iter()
@@ -71,13 +87,19 @@ impl Contract {
             .map(|(method, (request, response))| {
                 let (id, name) = (method.id, method.name());
                 let safety = method.safety.ident();
+                let response = quote!(<#response as #contract::Message>::schema());
+                let response = if method.streaming {
+                    quote!(#schema::TypeSchema::Items(::std::boxed::Box::new(#response)))
+                } else {
+                    response
+                };
                 quote! {
                     #schema::MethodSchema {
                         id: #id,
                         name: #name.into(),
                         safety: #schema::SafetySchema::#safety,
                         request: <#request as #contract::Message>::schema(),
-                        response: <#response as #contract::Message>::schema(),
+                        response: #response,
                     }
                 }
             });
@@ -91,11 +113,11 @@ impl Contract {
                 const MAJOR: u16 = #major;
                 const IN_FLIGHT: usize = #in_flight as usize;
                 const REQUEST_MAX: usize = #krate::protocol::encoding::greatest(&[
-                    #(<#requests as #contract::Message>::ENCODED_MAX),*
+                    #(#request_lengths),*
                 ]);
                 const RESPONSE_MAX: usize = #krate::protocol::encoding::greatest(&[
                     <#error as #contract::Message>::ENCODED_MAX,
-                    #(<#responses as #contract::Message>::ENCODED_MAX),*
+                    #(#response_lengths),*
                 ]);
                 const NEEDS_JOURNAL: bool = #needs_journal;
                 type Error = #error;
@@ -140,7 +162,20 @@ impl Contract {
             let safety = method.safety.ident();
             let seconds = method.deadline.as_secs();
             let nanos = method.deadline.subsec_nanos();
+            let streaming = method
+                .streaming
+                .then(|| quote!(impl #krate::items::Streaming for #module::#marker {}));
+            let key = method.key.as_ref().map(|key| {
+                quote! {
+                    fn key(
+                        __request: &<#request as #contract::Message>::View<'_>,
+                    ) -> ::std::option::Option<u64> {
+                        ::std::option::Option::Some(#contract::key_of(&__request.#key))
+                    }
+                }
+            });
             quote! {
+                #streaming
                 impl #contract::Method for #module::#marker {
                     type Contract = #ident;
                     type Request = #request;
@@ -150,6 +185,7 @@ impl Contract {
                     const SAFETY: #contract::Safety = #contract::Safety::#safety;
                     const DEADLINE: ::std::time::Duration =
                         ::std::time::Duration::new(#seconds, #nanos);
+                    #key
                 }
             }
         });
@@ -196,6 +232,29 @@ impl Contract {
             let result = |of: TokenStream| {
                 quote!(::std::result::Result<#client::#of<#method_type>, #client::CallError<#error>>)
             };
+            if method.streaming {
+                let items = result(quote!(Items));
+                let items_doc = "The items come as they are read; the deadline is that of all of \
+                                 them.";
+                return quote! {
+                    #(#docs)*
+                    ///
+                    #[doc = #items_doc]
+                    ///
+                    #[doc = #error_doc]
+                    pub fn #ident(&self, #parameter) -> #items {
+                        let options = ::std::default::Default::default();
+                        self.connection.items::<#method_type>(#argument, options)
+                    }
+
+                    #[doc = #with_doc]
+                    ///
+                    #[doc = #error_doc]
+                    pub fn #with(&self, #parameter options: #client::CallOptions) -> #items {
+                        self.connection.items::<#method_type>(#argument, options)
+                    }
+                };
+            }
             let (response, ticket) = (result(quote!(Response)), result(quote!(Ticket)));
             quote! {
                 #(#docs)*
@@ -275,13 +334,17 @@ impl Contract {
                 .request
                 .iter()
                 .map(|request| quote!(request: #request,));
+            let reply = match method.streaming {
+                true => quote!(ReplyItems),
+                false => quote!(Reply),
+            };
             quote! {
                 #(#docs)*
                 fn #ident(
                     &mut self,
                     call: &#server::CallContext,
                     #(#parameter)*
-                    reply: #server::Reply<'_, #module::#marker>,
+                    reply: #server::#reply<'_, #module::#marker>,
                 ) -> #server::Answer;
             }
         });
@@ -289,6 +352,18 @@ impl Contract {
             let (method_ident, id) = (&method.ident, method.id);
             let request = method.static_request();
             let argument = method.request.iter().map(|_| quote!(__request,));
+            if method.streaming {
+                let marker = &method.marker;
+                return quote! {
+                    #id => __reply.items::<#module::#marker>(
+                        __call,
+                        __body,
+                        |__request, __reply| {
+                            #name::#method_ident(&mut self.0, __call, #(#argument)* __reply)
+                        },
+                    ),
+                };
+            }
             quote! {
                 #id => match <#request as #krate::contract::Message>::decode(__body) {
                     ::std::option::Option::Some(__request) => {

@@ -350,3 +350,34 @@ fn streams_are_checked() {
         ]
     );
 }
+
+#[test]
+fn streaming_methods_and_keys_are_checked() {
+    let methods = quote! {
+        #[method(id = 1, streaming, idempotent, deadline = "5s", key = user)]
+        fn scan(request: Scan<'_>) -> Entry<'_>;
+        #[method(id = 2, streaming, deadline = "5s")]
+        fn all() -> Entry<'_>;
+    };
+    assert_eq!(of_methods(methods), [""; 0]);
+    for (attribute, expected) in [
+        (
+            quote!(#[method(id = 1, streaming, once, deadline = "1s")]),
+            "a reply of many items is not recorded",
+        ),
+        (
+            quote!(#[method(id = 1, key = user, deadline = "1s")]),
+            "a method without a request has no key",
+        ),
+        (
+            quote!(#[method(id = 1, key = "user", deadline = "1s")]),
+            "expected identifier",
+        ),
+    ] {
+        let problems = of_methods(quote!(#attribute fn read() -> Entry;));
+        assert!(
+            problems[0].starts_with(expected),
+            "{attribute}: {problems:?}"
+        );
+    }
+}

@@ -1,5 +1,6 @@
 //! One call: its stages, and what an answer or a change of the route makes of it.
 
+use insula_contract::id::Attempt;
 use insula_contract::policy::OnceScope;
 
 use super::super::Refusal;
@@ -39,6 +40,8 @@ pub(super) struct Call {
     pub(super) stage: Stage,
     /// Keeps the channel's place and the request's chunk while an answer lies in `stage`.
     pub(super) answered: Option<Pending>,
+    /// Who has answered it.
+    pub(super) answered_by: Option<Attempt>,
 }
 
 impl Call {
@@ -95,6 +98,7 @@ impl Call {
         };
         if outcome.is_ok() {
             self.answered = Some(pending);
+            self.answered_by = Some(peers.at(to).target.attempt);
         }
         self.finish(outcome);
         true

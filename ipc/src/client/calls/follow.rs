@@ -95,9 +95,19 @@ impl Calls {
         due.sort_unstable();
         let mut rung = 0_u32;
         for (sequence, index) in due {
-            let call = &state.calls[index];
+            let call = &mut state.calls[index];
+            if let Some(only) = call.spec.only
+                && !state.peers.has_attempt(only)
+            {
+                call.finish(Err(Failure::OutcomeUnknown));
+                continue;
+            }
             let bound = call.bound(self.place.edge.used().policy.once);
-            let to = match state.peers.choose_bound(call.spec.key, bound, now) {
+            let choice = match call.spec.only {
+                Some(only) => state.peers.of_attempt(only),
+                None => state.peers.choose_bound(call.spec.key, bound, now),
+            };
+            let to = match choice {
                 Choice::To(to) => to,
                 Choice::Never if call.maybe_executed_at.is_none() => {
                     state.calls[index].finish(Err(Failure::Unavailable));

@@ -6,6 +6,7 @@
 //! highest for it (rendezvous hashing; Thaler and Ravishankar, 1998), by the instance's number,
 //! which outlives its attempts: when one goes for good, only its keys move.
 
+use insula_contract::id::Attempt;
 use insula_contract::route::{RouteState, TARGETS, Target};
 
 use super::super::edge::Edge;
@@ -241,6 +242,20 @@ impl Peers {
                     Choice::To(place)
                 }
             })
+    }
+
+    /// This attempt, where it takes calls now.
+    pub(super) fn of_attempt(&self, attempt: Attempt) -> Choice {
+        (0_u8..)
+            .zip(&self.list)
+            .find(|(_, peer)| peer.is_ready() && peer.target.attempt == attempt)
+            .map_or(Choice::Wait, |(place, _)| Choice::To(place))
+    }
+
+    /// Whether the attempt is still there, if only held.
+    pub(super) fn has_attempt(&self, attempt: Attempt) -> bool {
+        let mut present = self.list.iter().filter(|peer| !peer.is_gone());
+        present.any(|peer| peer.target.attempt == attempt)
     }
 
     fn by_load(&mut self, now: u64) -> Choice {

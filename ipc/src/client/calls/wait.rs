@@ -36,6 +36,9 @@ impl Calls {
         let any = |state: &mut State, one: &mut dyn FnMut(&mut State, usize) -> bool| {
             let mut outstanding = false;
             for index in 0..state.calls.len() {
+                if state.abandoned.contains(&index) {
+                    continue;
+                }
                 match state.calls[index].stage {
                     Stage::Free => continue,
                     Stage::Sent { .. } | Stage::Kept { .. } => outstanding = true,
