@@ -1,5 +1,6 @@
 //! `#[contract]`.
 
+mod aio;
 mod generate;
 mod stream;
 

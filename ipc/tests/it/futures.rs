@@ -14,7 +14,7 @@ use insula_contract::route::RouteState;
 use insula_ipc::client::aio::{AsyncCall, AsyncConnectError, AsyncEdge, WAITING_MAX};
 use insula_ipc::client::{CallError, CallOptions, ConnectError, Edge};
 use insula_ipc::contract::{CONNECTIONS, Contract};
-use insula_ipc::server::Server;
+use insula_ipc::server::{Answer, CallContext, NoJournal, Reply, Server};
 use insula_ipc::testing::Host;
 
 const CONSUMER: Attempt = Attempt(700);
@@ -200,6 +200,63 @@ fn a_deadline_ends_a_call_that_waits_and_a_new_provider_answers_one_that_was_kep
     let _second = Running::start(&host, B, 1);
     host.publish(RouteState::Serve, B, 1, None);
     assert_eq!(wait(held).unwrap().get().unwrap().text, "held");
+}
+
+/// Says numbers again.
+#[insula_ipc::contract(name = "again", major = 1, error = Never, crate = insula_ipc)]
+trait Again {
+    /// The number.
+    #[method(id = 1, idempotent, deadline = "20s")]
+    fn number(request: u64) -> u64;
+    /// Always seven.
+    #[method(id = 2, idempotent, deadline = "20s")]
+    fn seven() -> u64;
+}
+
+#[derive(Debug, Clone, PartialEq, insula_ipc::Message)]
+#[message(crate = insula_ipc)]
+enum Never {
+    Nothing,
+}
+
+struct Numbers;
+
+impl AgainServer for Numbers {
+    fn number(&mut self, _: &CallContext, request: u64, reply: Reply<'_, again::Number>) -> Answer {
+        reply.send(&request)
+    }
+
+    fn seven(&mut self, _: &CallContext, reply: Reply<'_, again::Seven>) -> Answer {
+        reply.send(&7)
+    }
+}
+
+#[test]
+fn a_generated_client_has_a_future_for_each_method() {
+    let host = Host::new("futures-typed");
+    let used = host.used::<Again>(CONSUMER);
+    let edge = Edge::new(used, host.routes(), host.page(), Duration::ZERO).unwrap();
+    host.open_pair(A, CONSUMER);
+    let (served, page) = (host.served::<Again>(CONSUMER), host.page());
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let mut server = Server::new(A, 0, Duration::ZERO, AgainDispatch(Numbers), NoJournal);
+        server.serve(served, page).unwrap();
+        while stopped.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+            if !server.turn() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    host.publish(RouteState::Serve, A, 0, None);
+    let client = AgainAsyncClient::connect(&edge).unwrap();
+    let calls: Vec<_> = (0..100).map(|number| client.number(&number)).collect();
+    for (number, call) in calls.into_iter().enumerate() {
+        assert_eq!(wait(call).unwrap().get().unwrap(), number as u64);
+    }
+    assert_eq!(wait(client.seven()).unwrap().get().unwrap(), 7);
+    drop(stop);
+    server.join().unwrap();
 }
 
 #[test]

@@ -14,6 +14,7 @@ impl Contract {
             self.method_types(),
             self.stream_types(),
             self.client(),
+            self.async_client(),
             self.server(),
         ];
         quote!(#(#parts)*)
