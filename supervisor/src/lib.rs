@@ -12,6 +12,7 @@ pub mod launch;
 pub mod ledger;
 pub mod line;
 pub mod memory;
+pub mod meters;
 pub mod paths;
 pub mod release;
 mod removal;

@@ -31,13 +31,20 @@ fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
 }
 
-/// A memfd of a fixed size with its head written, then sealed.
-fn sealed(name: &str, size: usize, mode: u32, magic: u64, layout: u32) -> io::Result<File> {
+/// A memfd of a fixed size, with its head written if it has one, then sealed.
+pub(crate) fn sealed(
+    name: &str,
+    size: usize,
+    mode: u32,
+    head: Option<(u64, u32)>,
+) -> io::Result<File> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(name, flags)?);
     file.set_len(size as u64)?;
-    file.write_all_at(&magic.to_ne_bytes(), 0)?;
-    file.write_all_at(&layout.to_ne_bytes(), 8)?;
+    if let Some((magic, layout)) = head {
+        file.write_all_at(&magic.to_ne_bytes(), 0)?;
+        file.write_all_at(&layout.to_ne_bytes(), 8)?;
+    }
     file.set_permissions(Permissions::from_mode(mode))?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
     Ok(file)
@@ -89,8 +96,7 @@ impl RouteTable {
             "insula-routes",
             TABLE_SIZE,
             mode,
-            route::MAGIC,
-            route::LAYOUT,
+            Some((route::MAGIC, route::LAYOUT)),
         )?;
         let table = Self::map(file)?;
         let capacity = u32::try_from(CAPACITY).expect("a small constant");
@@ -188,7 +194,12 @@ fn wake(entry: &route::RouteEntry) {
 }
 
 /// Reopens for writing what a service holds under a number, if it is of our making.
-fn recover_file(pid: i32, number: i32, size: usize, mode: u32) -> Result<File, RecoverError> {
+pub(crate) fn recover_file(
+    pid: i32,
+    number: i32,
+    size: usize,
+    mode: u32,
+) -> Result<File, RecoverError> {
     let open = |source| RecoverError::Open {
         pid,
         number,
@@ -233,7 +244,12 @@ impl EdgePage {
     /// Makes a page on which nobody waits, for this route and attempt of the consumer.
     pub fn create(route: u32, consumer: Attempt) -> io::Result<Self> {
         let name = format!("{PAGE_NAME}.{route}.{:x}", consumer.0);
-        let file = sealed(&name, PAGE_SIZE, PAGE_MODE, edge::MAGIC, edge::LAYOUT)?;
+        let file = sealed(
+            &name,
+            PAGE_SIZE,
+            PAGE_MODE,
+            Some((edge::MAGIC, edge::LAYOUT)),
+        )?;
         Ok(Self { file })
     }
 
@@ -415,7 +431,8 @@ mod tests {
         };
         let size = TABLE_SIZE as u64;
         let mode = RouteTable::mode();
-        let make = |magic, mode| sealed("forged", TABLE_SIZE, mode, magic, route::LAYOUT).unwrap();
+        let make =
+            |magic, mode| sealed("forged", TABLE_SIZE, mode, Some((magic, route::LAYOUT))).unwrap();
         assert_eq!(
             wrong(&EdgePage::create(1, Attempt(2)).unwrap().file),
             "its type or size"

@@ -196,7 +196,8 @@ pub enum FromService {
 /// What the supervisor says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToService {
-    /// Answer to a hello. Carries one descriptor: the route table, read-only.
+    /// Answer to a hello. Carries two descriptors: the route table, read-only, and the process's
+    /// meters.
     Welcome {
         /// Who the process is.
         instance: Instance,
@@ -206,6 +207,8 @@ pub enum ToService {
         slot: u8,
         /// How long a waiter spins before it parks, in nanoseconds; `u64::MAX` for ever.
         spin_ns: u64,
+        /// Whether time can be told by the processor's time stamp counter.
+        steady_tsc: bool,
     },
     /// An edge to serve. Carries one descriptor: the edge's page.
     Serve(ServedEdge),

@@ -1,8 +1,8 @@
 //! How an ordinary local program gets an edge of its own.
 //!
 //! It connects to the seqpacket socket `run/local.sock` and asks, one thing at a time; each
-//! [`Ask`] gets one [`Answer`]. With [`Resolved::Granted`] come two descriptors: the route table
-//! (read-only) and the edge's page. The supervisor knows its uid from the socket. Frames are as in
+//! [`Ask`] gets one [`Answer`]. With [`Resolved::Granted`] come three descriptors: the route
+//! table (read-only), the edge's page, and meters for this edge. The supervisor knows its uid from the socket. Frames are as in
 //! [`mod@crate::line`]. When the connection closes, its edges end: the connection is the lease.
 
 use serde::{Deserialize, Serialize};

@@ -22,6 +22,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::LocalError;
 use crate::client::Edge;
 use crate::frames;
+use crate::meters::{Meters, has_steady_tsc};
 
 /// The pause before the supervisor's socket is tried again; doubled up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -282,12 +283,17 @@ fn resolve(socket: &OwnedFd, contract: &ContractId, schema: &Schema) -> Result<E
         }
         Answer::Listed(_) | Answer::Described(_) => return Err(LocalError::Answer(what())),
     };
-    let [routes, page] = <[OwnedFd; 2]>::try_from(descriptors)
+    let [routes, page, meters] = <[OwnedFd; 3]>::try_from(descriptors)
         .map_err(|_| LocalError::Descriptors(contract.clone()))?;
-    Edge::new(used, routes, page, Duration::from_nanos(spin_ns)).map_err(|source| {
+    let edge = Edge::new(used, routes, page, Duration::from_nanos(spin_ns)).map_err(|source| {
         LocalError::Connect {
             contract: contract.clone(),
             source,
         }
-    })
+    })?;
+    match Meters::new(meters, has_steady_tsc()) {
+        Ok(meters) => edge.meter(&meters),
+        Err(error) => tracing::warn!(%error, "calls are not counted"),
+    }
+    Ok(edge)
 }

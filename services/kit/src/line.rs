@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use insula_ipc::client::Edge;
 use insula_ipc::frames;
+use insula_ipc::meters::Meters;
 use insula_ipc::protocol::id::{Attempt, EdgeId, Epoch};
 use insula_ipc::protocol::line::{FromService, LINE_FD, ServedEdge, ToService};
 use insula_ipc::server::Waker;
@@ -159,12 +160,27 @@ fn hear(shared: &Shared, line: &OwnedFd, commands: &Commands) -> bool {
             return false;
         }
     };
-    let descriptor = descriptors.into_iter().next();
+    let mut descriptors = descriptors.into_iter();
+    let descriptor = descriptors.next();
     match (message, descriptor) {
-        (ToService::Welcome { slot, spin_ns, .. }, Some(routes)) => {
+        (
+            ToService::Welcome {
+                slot,
+                spin_ns,
+                steady_tsc,
+                ..
+            },
+            Some(routes),
+        ) => {
             shared.change(|state| {
                 // A later supervisor gives the same table again.
                 state.routes.get_or_insert_with(|| Arc::new(routes));
+                if let (None, Some(fd)) = (&state.meters, descriptors.next()) {
+                    match Meters::new(fd, steady_tsc) {
+                        Ok(meters) => state.meters = Some(meters),
+                        Err(error) => tracing::warn!(%error, "nothing is counted"),
+                    }
+                }
                 state.welcomed = Some(Welcomed {
                     slot,
                     spin: Duration::from_nanos(spin_ns),
@@ -184,6 +200,9 @@ fn hear(shared: &Shared, line: &OwnedFd, commands: &Commands) -> bool {
             let kept = page.try_clone();
             match Edge::new(used, routes, page, welcomed.spin) {
                 Ok(edge) => {
+                    if let Some(meters) = &state.meters {
+                        edge.meter(meters);
+                    }
                     state.edges.insert(contract, edge);
                     state.pages.extend(kept);
                 }

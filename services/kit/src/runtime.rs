@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use insula_ipc::client::{ConnectError, Connection, Edge};
 use insula_ipc::contract::Contract;
 use insula_ipc::frames;
+use insula_ipc::meters::Meters;
 use insula_ipc::protocol::id::{Attempt, ContractId, EdgeId, Instance};
 use insula_ipc::protocol::line::{ContractView, FromService, Leadership, TRANSPORT};
 use insula_ipc::protocol::schema::Schema;
@@ -42,6 +43,8 @@ pub(crate) struct Welcomed {
 pub(crate) struct State {
     pub(crate) welcomed: Option<Welcomed>,
     pub(crate) routes: Option<Arc<OwnedFd>>,
+    /// Where this process counts; none where the supervisor gave none.
+    pub(crate) meters: Option<Meters>,
     pub(crate) edges: BTreeMap<ContractId, Edge>,
     /// The pages of these edges, kept open so that a later supervisor finds them here.
     pub(crate) pages: Vec<OwnedFd>,
@@ -87,6 +90,7 @@ impl Shared {
             state: Mutex::new(State {
                 welcomed: None,
                 routes: None,
+                meters: None,
                 edges: BTreeMap::new(),
                 pages: Vec::new(),
                 serving: Vec::new(),

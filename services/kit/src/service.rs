@@ -272,6 +272,9 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
             dispatch,
             journal,
         );
+        if let Some(meters) = shared.state().meters.clone() {
+            server.meter(meters);
+        }
         if J::NEEDS_LEADER {
             server.lead(false);
         }

@@ -27,6 +27,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::ask::Ask;
+use crate::meters::{self, Reading};
 
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "control.sock";
@@ -143,6 +144,8 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/status", get(status))
         .route("/v1/releases", get(releases))
         .route("/v1/doctor", get(doctor))
+        .route("/v1/edges", get(edges))
+        .route("/metrics", get(metrics))
         .route("/v1/install", post(install))
         .route("/v1/shutdown", post(shutdown))
         .route("/v1/services/{name}/logs", get(logs::logs))
@@ -203,6 +206,31 @@ async fn status(State(api): State<Api>) -> Response {
 async fn releases(State(api): State<Api>) -> Response {
     match api.ask(|reply| Ask::Releases { reply }).await {
         Ok(rows) => Json(rows).into_response(),
+        Err(answer) => answer.into_response(),
+    }
+}
+
+/// Reads all meters beside the driver.
+async fn reading(api: &Api) -> Result<Reading, Answer> {
+    let survey = api.ask(|reply| Ask::Edges { reply }).await?;
+    tokio::task::spawn_blocking(|| survey.read())
+        .await
+        .map_err(|_| Answer::ending())
+}
+
+async fn edges(State(api): State<Api>) -> Response {
+    match reading(&api).await {
+        Ok(reading) => Json(reading).into_response(),
+        Err(answer) => answer.into_response(),
+    }
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    match reading(&api).await {
+        Ok(reading) => {
+            let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+            (kind, meters::prometheus(&reading)).into_response()
+        }
         Err(answer) => answer.into_response(),
     }
 }

@@ -8,6 +8,7 @@
 mod call;
 mod client;
 mod complete;
+mod edges;
 mod install;
 mod logs;
 mod orders;
@@ -164,6 +165,17 @@ enum Verb {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Show who calls whom: calls per second, errors, durations.
+    Edges {
+        /// Only edges of these services.
+        names: Vec<String>,
+        /// As JSON; with --watch a line for each second.
+        #[arg(long)]
+        json: bool,
+        /// Every second anew, until interrupted, about that second.
+        #[arg(short, long)]
+        watch: bool,
+    },
     /// Say what this host gives to services, and what it lacks.
     Doctor,
     /// Stop all services in order, then the daemon.
@@ -224,6 +236,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
             lines,
             follow,
         } => logs::run(&client, &name, lines, follow).await,
+        Verb::Edges { names, json, watch } => edges::run(&client, &names, json, watch).await,
         Verb::Doctor => status::doctor(&client).await,
         Verb::Shutdown => orders::shutdown(&client).await,
         // Done before.

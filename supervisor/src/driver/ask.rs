@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::launch::Wall;
+use crate::meters::Survey;
 
 /// An installed release, for `releases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,11 @@ pub enum Ask {
     Status {
         /// The answer.
         reply: oneshot::Sender<Vec<Row>>,
+    },
+    /// What is to be read for the figures of edges?
+    Edges {
+        /// The answer.
+        reply: oneshot::Sender<Survey>,
     },
     /// What does this host give?
     Doctor {

@@ -18,6 +18,7 @@ use super::execute::spin_ns;
 use super::forms::{Owner, Use};
 use super::{Driver, DriverError, News};
 use crate::line::{Line, LineError};
+use crate::meters::Meters;
 use crate::paths::Paths;
 
 /// Local clients at most: each costs descriptors and directories.
@@ -299,6 +300,7 @@ impl Driver {
                 && *own == client
             {
                 self.pages.remove(&(edge.route, attempt));
+                self.meters.remove(&attempt);
             }
         }
     }
@@ -334,10 +336,14 @@ impl Driver {
                 let consumer = Consumer::Client { client, uid };
                 let edge = self.locate(used, &consumer);
                 let spin_ns = profile.map_or(0, |profile| spin_ns(self.profile(&profile).spin));
-                let descriptors = self
-                    .routes
-                    .read_only()
-                    .and_then(|routes| Ok(vec![routes, self.page(edge.edge, edge.consumer)?]));
+                let descriptors = self.routes.read_only().and_then(|routes| {
+                    let page = self.page(edge.edge, edge.consumer)?;
+                    // New ones for each grant: two in a process would count in the same place.
+                    let meters = Meters::create(edge.consumer)?;
+                    let descriptor = meters.descriptor()?;
+                    self.meters.insert(edge.consumer, meters);
+                    Ok(vec![routes, page, descriptor])
+                });
                 match descriptors {
                     Ok(descriptors) => (Resolved::Granted { edge, spin_ns }, descriptors),
                     Err(error) => {

@@ -13,6 +13,7 @@ use insula_core::spec::Spin;
 use super::forms::Owner;
 use super::{Driver, because, log_io};
 use crate::memory::EdgePage;
+use crate::meters::{Meters, Survey};
 
 /// A spin time as services read it.
 pub(super) fn spin_ns(spin: Spin) -> u64 {
@@ -149,6 +150,42 @@ impl Driver {
         page.descriptor()
     }
 
+    /// The descriptor of a process's meters; made when first needed, and kept for as long as its
+    /// attempt lives.
+    fn meters(&mut self, attempt: Attempt) -> std::io::Result<OwnedFd> {
+        use std::collections::btree_map::Entry;
+        let meters = match self.meters.entry(attempt) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Meters::create(attempt)?),
+        };
+        meters.descriptor()
+    }
+
+    /// What is to be read for the figures of all edges.
+    pub(super) fn survey(&self) -> Survey {
+        let mut survey = Survey::default();
+        for edge in self.core.edges().iter() {
+            let service = match &edge.consumer {
+                Consumer::Service(name) => self.core.services().get(name),
+                Consumer::Client { .. } => None,
+            };
+            let attempts = service
+                .into_iter()
+                .flat_map(|service| service.processes())
+                .map(|process| process.attempt)
+                .chain(edge.client_attempt);
+            let (provider, contract) = (edge.provider.clone(), edge.contract.clone());
+            let consumer = edge.consumer.to_string();
+            survey.add_edge(edge.id, consumer, provider, contract, attempts);
+        }
+        for (attempt, meters) in &self.meters {
+            let service = self.core.service_of(*attempt);
+            let name = service.map(|service| service.spec().name.clone());
+            survey.add_meters(*attempt, name, meters.clone());
+        }
+        survey
+    }
+
     /// Fills in where an edge's channels lie.
     pub(super) fn locate(&self, mut used: UsedEdge, consumer: &Consumer) -> UsedEdge {
         let parent = self.channels.parent(&used.provider, &consumer.directory());
@@ -157,7 +194,7 @@ impl Driver {
     }
 
     fn say(&mut self, attempt: Attempt, message: Message) {
-        let ready: std::io::Result<(ToService, Option<OwnedFd>)> = match message {
+        let ready: std::io::Result<(ToService, Vec<OwnedFd>)> = match message {
             Message::Welcome {
                 instance,
                 slot,
@@ -169,28 +206,29 @@ impl Driver {
                     attempt,
                     slot,
                     spin_ns,
+                    steady_tsc: self.steady_tsc,
                 };
                 self.routes
                     .read_only()
-                    .map(|routes| (welcome, Some(routes)))
+                    .and_then(|routes| Ok((welcome, vec![routes, self.meters(attempt)?])))
             }
             Message::Serve(mut served, provider, consumer) => {
                 let parent = self.channels.parent(&provider, &consumer.directory());
                 served.parent = parent.to_string_lossy().into_owned();
                 self.page(served.edge, served.consumer)
-                    .map(|page| (ToService::Serve(served), Some(page)))
+                    .map(|page| (ToService::Serve(served), vec![page]))
             }
             Message::Use(used, consumer) => {
                 let used = self.locate(used, &consumer);
                 self.page(used.edge, used.consumer)
-                    .map(|page| (ToService::Use(used), Some(page)))
+                    .map(|page| (ToService::Use(used), vec![page]))
             }
-            Message::Plain(message) => Ok((message, None)),
+            Message::Plain(message) => Ok((message, Vec::new())),
         };
         match ready {
-            Ok((message, descriptor)) => {
+            Ok((message, descriptors)) => {
                 if let Some(process) = self.processes.get(&attempt) {
-                    process.say(message, descriptor);
+                    process.say(message, descriptors);
                 }
             }
             Err(error) => tracing::warn!(%attempt, %error, "cannot say something on a line"),
@@ -230,6 +268,7 @@ impl Driver {
             })
         });
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
+        self.meters.remove(&attempt);
         if let Some(groups) = &self.groups {
             // What a process left in its cgroup goes with it.
             log_io("remove a cgroup", groups.remove(attempt));

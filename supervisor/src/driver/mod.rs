@@ -37,6 +37,7 @@ use crate::foreign::sockets::Sockets;
 use crate::launch::Walls;
 use crate::ledger::Ledger;
 use crate::memory::{EdgePage, RouteTable};
+use crate::meters::Meters;
 use crate::paths::Paths;
 use crate::release::Depot;
 use ask::{Ask, ReleaseRow};
@@ -91,6 +92,10 @@ pub struct Driver {
     routes: RouteTable,
     /// The page of an edge, by its route and one attempt of its consumer.
     pages: BTreeMap<(u32, Attempt), EdgePage>,
+    /// Whether services can tell the time by the processor's counter.
+    steady_tsc: bool,
+    /// By attempt: of a service's process, or of a local client's edge.
+    meters: BTreeMap<Attempt, Meters>,
     processes: BTreeMap<Attempt, ProcessHandle>,
     /// What foreign programs listen on.
     sockets: Sockets,
@@ -158,6 +163,8 @@ impl Driver {
             channels,
             routes,
             pages: restore::pages(&found),
+            steady_tsc: insula_ipc::meters::has_steady_tsc(),
+            meters: restore::meters(&found),
             processes: BTreeMap::new(),
             sockets: Sockets::default(),
             clients: BTreeMap::new(),
@@ -280,6 +287,10 @@ impl Driver {
                 let mut rows = report::rows(&self.core, now());
                 add_memory(&mut rows);
                 let _ = reply.send(rows);
+                Ok(())
+            }
+            Ask::Edges { reply } => {
+                let _ = reply.send(self.survey());
                 Ok(())
             }
             Ask::Doctor { reply } => {

@@ -65,14 +65,14 @@ fn prepare(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 #[derive(Debug)]
 pub(super) struct ProcessHandle {
     pidfd: Arc<AsyncFd<OwnedFd>>,
-    line: mpsc::UnboundedSender<(ToService, Option<OwnedFd>)>,
+    line: mpsc::UnboundedSender<(ToService, Vec<OwnedFd>)>,
     tasks: Vec<AbortHandle>,
 }
 
 impl ProcessHandle {
-    pub(super) fn say(&self, message: ToService, descriptor: Option<OwnedFd>) {
+    pub(super) fn say(&self, message: ToService, descriptors: Vec<OwnedFd>) {
         // A line that is gone says so by itself.
-        let _ = self.line.send((message, descriptor));
+        let _ = self.line.send((message, descriptors));
     }
 
     pub(super) fn signal(&self, signal: i32) -> io::Result<()> {
@@ -254,7 +254,7 @@ fn environment(
 async fn talk(
     paths: Paths,
     attempt: Attempt,
-    mut words: mpsc::UnboundedReceiver<(ToService, Option<OwnedFd>)>,
+    mut words: mpsc::UnboundedReceiver<(ToService, Vec<OwnedFd>)>,
     news: mpsc::UnboundedSender<News>,
 ) {
     for _ in 0..LINE_TRIES {
@@ -283,15 +283,14 @@ async fn talk(
 async fn exchange(
     line: &Line,
     attempt: Attempt,
-    words: &mut mpsc::UnboundedReceiver<(ToService, Option<OwnedFd>)>,
+    words: &mut mpsc::UnboundedReceiver<(ToService, Vec<OwnedFd>)>,
     news: &mpsc::UnboundedSender<News>,
 ) -> LineError {
     let mut schemas = Vec::new();
     loop {
         tokio::select! {
             word = words.recv() => match word {
-                Some((message, descriptor)) => {
-                    let descriptors: Vec<_> = descriptor.into_iter().collect();
+                Some((message, descriptors)) => {
                     if let Err(error) = line.send(&message, &descriptors).await {
                         return error;
                     }

@@ -13,6 +13,7 @@ use super::processes::StartError;
 use super::{Driver, DriverError, now, setup};
 use crate::ledger::{Ledger, LedgerError, uids_of_data};
 use crate::memory::{EdgePage, RouteTable};
+use crate::meters::Meters;
 use crate::paths::Paths;
 use crate::release::Depot;
 
@@ -127,6 +128,32 @@ pub(super) fn routes(found: &Found) -> std::io::Result<RouteTable> {
         }
     }
     RouteTable::create()
+}
+
+/// The meters that living processes hold.
+pub(super) fn meters(found: &Found) -> BTreeMap<Attempt, Meters> {
+    let mut meters = BTreeMap::new();
+    for (attempt, (pid, _)) in &found.living {
+        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        for entry in descriptors.flatten() {
+            let link = std::fs::read_link(entry.path()).unwrap_or_default();
+            if Meters::parse_link(&link.to_string_lossy()) != Some(*attempt) {
+                continue;
+            }
+            let Ok(number) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            match Meters::recover(*pid, number) {
+                Ok(recovered) => {
+                    meters.insert(*attempt, recovered);
+                }
+                Err(error) => tracing::warn!(%attempt, %error, "meters are not taken up"),
+            }
+        }
+    }
+    meters
 }
 
 /// The pages of edges that living consumers hold: both ends go on with them.

@@ -187,6 +187,7 @@ impl Process {
             attempt: self.attempt,
             slot: self.slot,
             spin_ns: 0,
+            steady_tsc: false,
         };
         self.tell(&welcome, Some(&host.routes()));
     }
