@@ -217,6 +217,7 @@ fn any_frame_of_the_supervisor() {
             attempt: Attempt(300),
             slot: 15,
             spin_ns: u64::MAX,
+            steady_tsc: true,
         },
         ToService::Serve(ServedEdge {
             edge: EdgeId(2),
