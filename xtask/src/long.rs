@@ -43,3 +43,9 @@ pub(crate) fn fuzz(minutes: u64) -> ExitCode {
     let seconds = [("INSULA_FUZZ_SECONDS", (minutes * 60 / 8).max(1).to_string())];
     exit(run("insula-contract", &["--test", "fuzz"], &seconds))
 }
+
+/// Providers and consumers killed at random moments, so many in all.
+pub(crate) fn kills(count: u64) -> ExitCode {
+    let kills = [("INSULA_KILLS", count.to_string())];
+    exit(run("insula-ipc", &["--test", "kills"], &kills))
+}

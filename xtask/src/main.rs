@@ -43,6 +43,13 @@ enum Command {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
         minutes: u64,
     },
+    /// Kills providers and consumers at random moments, with live traffic, and shows what their
+    /// survivors noticed and kept.
+    Kills {
+        /// Processes that are killed.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(20..=1_000_000))]
+        count: u64,
+    },
     /// Looks for lost wake-ups for minutes: larger models, and senders that always park while their
     /// servers are killed and cut over.
     Stress {
@@ -81,6 +88,7 @@ fn main() -> ExitCode {
             pause: std::time::Duration::from_secs(pause),
         }),
         Command::Fuzz { minutes } => long::fuzz(minutes),
+        Command::Kills { count } => long::kills(count),
         Command::Stress { minutes } => long::stress(minutes),
         Command::Test { only } => check::run_all(&only),
     }
