@@ -255,7 +255,9 @@ impl Connection {
     }
 }
 
-/// A request that is on its way; dropping it gives up the answer, not the execution.
+/// A request that is on its way; dropping it gives up the answer.
+///
+/// What its server has not begun to execute by then is not executed any more; what it has begun is.
 #[must_use]
 #[derive(Debug)]
 pub struct Ticket<M: Method> {
