@@ -157,9 +157,16 @@ fn a_call_that_is_dropped_gives_its_place_to_the_next() {
     let host = Host::new("futures-dropped");
     // Nobody serves yet: what is sent is kept.
     let edge = AsyncEdge::<Ledger>::connect(&edge(&host, Duration::ZERO)).unwrap();
-    let mut calls: Vec<_> = (0..Ledger::IN_FLIGHT + WAITING_MAX)
-        .map(|_| echo(&edge, "given up"))
-        .collect();
+    let given_up = |count| (0..count).map(|_| echo(&edge, "given up"));
+    let mut calls: Vec<_> = given_up(Ledger::IN_FLIGHT).collect();
+    // Once this one is over, those before it have their places.
+    let soon = CallOptions {
+        deadline: Some(Duration::from_millis(10)),
+        ..CallOptions::default()
+    };
+    let late = edge.call::<Echo>(&Text { text: "late" }, soon);
+    assert_eq!(wait(late).unwrap_err(), CallError::DeadlineExceeded);
+    calls.extend(given_up(WAITING_MAX));
     let max = Ledger::IN_FLIGHT + WAITING_MAX;
     assert_eq!(
         wait(echo(&edge, "one more")).unwrap_err(),
