@@ -21,22 +21,16 @@ use std::time::Duration;
 pub use crate::items::{Item, Items};
 pub use edge::{ConnectError, Edge};
 
+pub use crate::trace::TraceContext;
+
 use insula_contract::id::Attempt;
 
 use crate::clock;
 use crate::contract::{Contract, ErrorOf, Message, Method};
 use crate::payload::WriteInPlace;
+use crate::trace;
 pub(crate) use calls::Spec;
 use calls::{Answered, Calls, Failure};
-
-/// The trace that a call belongs to, in the terms of W3C Trace Context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TraceContext {
-    /// The trace's id; all zero for none.
-    pub trace_id: [u8; 16],
-    /// The id of the span that makes the call.
-    pub span_id: [u8; 8],
-}
 
 /// What a caller may say about one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +40,7 @@ pub struct CallOptions {
     /// How long of that to wait while nobody provides the contract; until the deadline unless
     /// given.
     pub wait_for_provider: Option<Duration>,
-    /// The trace that the call belongs to.
+    /// The trace that the call belongs to; the thread's current one unless given.
     pub trace: TraceContext,
     /// Sends calls with the same key to the same of several instances while it serves; also held
     /// there while it holds. The method's own key unless given.
@@ -213,7 +207,7 @@ impl Connection {
             begun_ns: now,
             deadline_ns,
             provider_until_ns,
-            trace: options.trace,
+            trace: trace::of_call(options.trace),
             key: options.key,
             only: None,
         }

@@ -8,6 +8,9 @@
 
 use iceoryx2::prelude::ZeroCopySend;
 
+/// Flag of a request: its trace is recorded.
+pub(crate) const SAMPLED: u16 = 1;
+
 /// Version of both headers.
 pub(crate) const VERSION: u16 = 1;
 
@@ -20,7 +23,7 @@ pub(crate) struct RequestHeader {
     pub(crate) version: u16,
     /// The method's number.
     pub(crate) method: u16,
-    /// None are defined yet; 0.
+    /// [`SAMPLED`], or 0.
     pub(crate) flags: u16,
     /// The client's slot in the edge page.
     pub(crate) slot: u16,

@@ -26,6 +26,7 @@ pub mod stream;
 mod sync;
 #[doc(hidden)]
 pub mod testing;
+pub mod trace;
 mod wake;
 
 pub use insula_contract as protocol;

@@ -89,7 +89,7 @@ impl Connection {
             begun_ns: now,
             deadline_ns,
             provider_until_ns,
-            trace: options.trace,
+            trace: crate::trace::of_call(options.trace),
             key: options.key,
             only: None,
         };

@@ -41,7 +41,7 @@ use super::edge::Edge;
 use super::{Refusal, TraceContext};
 use crate::channel::{self, NotSent, Sample, Sizes};
 use crate::contract::Safety;
-use crate::header::{RequestHeader, VERSION, sent_at};
+use crate::header::{RequestHeader, SAMPLED, VERSION, sent_at};
 use crate::meters::Meter;
 use crate::wake;
 use call::{Call, Stage};
@@ -312,7 +312,7 @@ impl Calls {
         RequestHeader {
             version: VERSION,
             method: spec.method,
-            flags: 0,
+            flags: if spec.trace.sampled { SAMPLED } else { 0 },
             slot: self.place.slot,
             length: 0,
             sent: sent_at(now_ns),

@@ -14,7 +14,7 @@ use crate::channel::{Sealed, Taken};
 use crate::client::TraceContext;
 use crate::clock;
 use crate::contract::Contract;
-use crate::header::{RequestHeader, Status, VERSION};
+use crate::header::{RequestHeader, SAMPLED, Status, VERSION};
 use crate::stream::Outlets;
 
 /// Requests of one turn at most.
@@ -244,6 +244,10 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             }
         };
         let call = context(edge, &header, slot);
+        // What the request brings about belongs to its trace, and so do the lines that are logged.
+        let _entered = (!call.trace.is_none()).then(|| call.trace.enter());
+        let _span =
+            tracing::debug_span!("request", trace = %call.trace, method = header.method).entered();
         if !once {
             let reply_slot = ReplySlot::with_sources(reply.bytes_mut(), &mut self.sources);
             let answer = self
@@ -369,6 +373,7 @@ fn context(edge: &OpenEdge, header: &RequestHeader, slot: u8) -> CallContext {
         trace: TraceContext {
             trace_id: header.trace_id,
             span_id: header.span_id,
+            sampled: header.flags & SAMPLED != 0,
         },
         deadline_ns: header.deadline_ns,
     }

@@ -16,6 +16,7 @@ mod process;
 mod replies;
 mod streams;
 mod stress;
+mod trace;
 mod traps;
 mod turnover;
 mod waking;

@@ -10,6 +10,7 @@
 //!
 //! A key is the percent-decoded rest of the path, any bytes. In a page, keys and values that are
 //! UTF-8 come as `key` and `value`, others as `key-base64` and `value-base64`. The header
+//! `traceparent` is passed on to kv;
 //! `X-Request-Timeout-Ms` shortens or lengthens the wait for kv, up to a minute.
 
 use std::time::Duration;
@@ -22,7 +23,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use insula::ipc::client::CallOptions;
+use insula::ipc::client::{CallOptions, TraceContext};
 use kv_contract::{CompareAndSwap, Delete, Expected, Get, Keys, Put, Scan, Swap, VALUE_MAX};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +65,12 @@ fn options(headers: &HeaderMap) -> Result<CallOptions, Problem> {
                 ))
             })?,
     };
+    let trace = headers
+        .get("traceparent")
+        .and_then(|text| TraceContext::parse(text.to_str().ok()?))
+        .unwrap_or_default();
     Ok(CallOptions {
+        trace,
         deadline: Some(deadline),
         wait_for_provider: Some(PROVIDER_WITHIN),
         ..CallOptions::default()
