@@ -102,10 +102,12 @@ pub(crate) enum Status {
     Overloaded,
     /// Not executed: the edge has sent more than it may.
     QuotaExceeded,
+    /// Taken, and perhaps executed; there will be no other answer.
+    Abandoned,
 }
 
 impl Status {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Response,
         Self::Error,
         Self::Draining,
@@ -117,6 +119,7 @@ impl Status {
         Self::AnswerTooLong,
         Self::Overloaded,
         Self::QuotaExceeded,
+        Self::Abandoned,
     ];
 
     /// The number on the wire.
@@ -133,6 +136,7 @@ impl Status {
             Self::AnswerTooLong => 9,
             Self::Overloaded => 10,
             Self::QuotaExceeded => 11,
+            Self::Abandoned => 12,
         }
     }
 
@@ -193,7 +197,7 @@ mod tests {
         for status in Status::ALL {
             assert_eq!(Status::from_wire(status.to_wire()), Some(status));
         }
-        for number in [0, 12, u16::MAX] {
+        for number in [0, 13, u16::MAX] {
             assert_eq!(Status::from_wire(number), None);
         }
     }

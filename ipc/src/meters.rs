@@ -267,6 +267,7 @@ fn outcome_of(status: Status) -> Outcome {
         Status::AnswerTooLong => Outcome::Broken,
         Status::Overloaded => Outcome::Overloaded,
         Status::QuotaExceeded => Outcome::QuotaExceeded,
+        Status::Abandoned => Outcome::OutcomeUnknown,
     }
 }
 

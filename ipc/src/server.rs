@@ -7,8 +7,10 @@
 mod admission;
 mod bells;
 mod edges;
+mod later;
 mod reply;
 mod turn;
+mod workers;
 
 use std::error::Error;
 use std::fmt;
@@ -36,8 +38,11 @@ use crate::stream::Outlets;
 use crate::sync;
 use bells::Watchers;
 use edges::OpenEdge;
+pub use later::Later;
+use later::{Desk, Promise};
 pub use reply::Reply;
 use turn::{Held, Methods};
+pub use workers::Workers;
 
 /// Edges that one server can serve. Up to 127 its own thread waits for; for each 127 more it has a
 /// thread that does nothing else.
@@ -181,6 +186,23 @@ pub trait Dispatch {
 pub struct Answer {
     pub(crate) status: Status,
     pub(crate) length: usize,
+    /// The number of the answer that comes later; 0 for this one.
+    pub(crate) later: u64,
+}
+
+impl Answer {
+    #[inline]
+    pub(crate) const fn new(status: Status, length: usize) -> Self {
+        Self {
+            status,
+            length,
+            later: 0,
+        }
+    }
+
+    pub(crate) const fn of(status: Status) -> Self {
+        Self::new(status, 0)
+    }
 }
 
 /// The place for one answer, in the chunk that the client will read.
@@ -189,6 +211,8 @@ pub struct ReplySlot<'a> {
     chunk: &'a mut [u8],
     /// The server's; none where there is no server that could go on with one.
     sources: Option<&'a mut Sources>,
+    /// The server's; none where nobody could wait for an answer.
+    desk: Option<&'a mut Desk>,
 }
 
 impl<'a> ReplySlot<'a> {
@@ -196,15 +220,22 @@ impl<'a> ReplySlot<'a> {
         Self {
             chunk,
             sources: None,
+            desk: None,
         }
     }
 
     #[inline]
-    fn with_sources(chunk: &'a mut [u8], sources: &'a mut Sources) -> Self {
+    fn of_server(chunk: &'a mut [u8], sources: &'a mut Sources, desk: &'a mut Desk) -> Self {
         Self {
             chunk,
             sources: Some(sources),
+            desk: Some(desk),
         }
+    }
+
+    /// Answers later: what to answer now, and the promise.
+    fn promise(self) -> (Answer, Promise) {
+        Promise::make(self.desk)
     }
 
     /// Executes a request of a streaming method; `open` is its handler.
@@ -248,28 +279,19 @@ impl<'a> ReplySlot<'a> {
     #[inline]
     fn sealed(status: Status, written: Option<usize>) -> Answer {
         match written {
-            Some(length) => Answer { status, length },
-            None => Answer {
-                status: Status::AnswerTooLong,
-                length: 0,
-            },
+            Some(length) => Answer::new(status, length),
+            None => Answer::of(Status::AnswerTooLong),
         }
     }
 
     /// Answers that the request cannot be decoded; nothing was executed.
     pub fn bad_request(self) -> Answer {
-        Answer {
-            status: Status::MalformedRequest,
-            length: 0,
-        }
+        Answer::of(Status::MalformedRequest)
     }
 
     /// Answers that the method does not exist; nothing was executed.
     pub fn unknown_method(self) -> Answer {
-        Answer {
-            status: Status::UnknownMethod,
-            length: 0,
-        }
+        Answer::of(Status::UnknownMethod)
     }
 }
 
@@ -346,6 +368,7 @@ pub struct Server<D, J> {
     outlets: Option<Outlets>,
     meters: Option<Meters>,
     sources: Sources,
+    desk: Desk,
     control: Arc<AtomicU32>,
     /// The control word as the last park left it.
     control_seen: u32,
@@ -370,6 +393,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// `attempt` and `slot` are the process's own, from the supervisor's welcome; `spin` is how
     /// long [`Server::turn`] spins for a request, [`Duration::MAX`] for ever.
     pub fn new(attempt: Attempt, slot: u8, spin: Duration, dispatch: D, journal: J) -> Self {
+        let control = Arc::new(AtomicU32::new(0));
         Self {
             attempt,
             slot,
@@ -387,7 +411,10 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             outlets: dispatch.outlets().cloned(),
             meters: None,
             sources: Sources::default(),
-            control: Arc::new(AtomicU32::new(0)),
+            desk: Desk::new(Waker {
+                control: control.clone(),
+            }),
+            control,
             control_seen: 0,
             dispatch,
             journal,
@@ -451,6 +478,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             outlets.unserve(edge, consumer);
         }
         self.sources.forget(edge, consumer);
+        self.desk.forget(edge, consumer);
         self.edges.retain(|open| !open.is(edge, consumer));
         self.watchers.forget((edge, consumer));
         self.first = 0;
@@ -473,6 +501,22 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         self.mode = Mode::Draining;
         self.sources.clear();
         while self.turn_now() {}
+        while self.desk.owed() > 0 {
+            self.park();
+            while self.turn_now() {}
+        }
+    }
+
+    /// How many requests may be owed an answer by [`Later`] at once; 256 unless said otherwise.
+    ///
+    /// While as many are, no more are taken: they wait in their channels.
+    pub fn limit_owed(&mut self, limit: usize) {
+        self.desk.set_limit(limit);
+    }
+
+    /// Requests that are owed an answer by [`Later`].
+    pub fn owed(&self) -> usize {
+        self.desk.owed()
     }
 
     /// Says whether requests are executed (by a leader) or refused (by a follower).

@@ -222,7 +222,7 @@ pub fn execute<D: Dispatch>(
     request: &[u8],
 ) -> Option<(AnswerKind, Vec<u8>)> {
     let mut chunk = vec![0; D::Contract::RESPONSE_MAX.max(64)];
-    let Answer { status, length } =
+    let Answer { status, length, .. } =
         dispatch.dispatch(call, method, request, ReplySlot::new(&mut chunk));
     chunk.truncate(length);
     match status {

@@ -183,14 +183,8 @@ impl<'a, M: Streaming> ReplyItems<'a, M> {
     /// Answers with the contract's error and no item.
     pub fn fail(self, error: &ErrorOf<M>) -> Answer {
         match ErrorOf::<M>::encode(error, self.chunk) {
-            Some(length) => Answer {
-                status: Status::Error,
-                length,
-            },
-            None => Answer {
-                status: Status::AnswerTooLong,
-                length: 0,
-            },
+            Some(length) => Answer::new(Status::Error, length),
+            None => Answer::of(Status::AnswerTooLong),
         }
     }
 }

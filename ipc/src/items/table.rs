@@ -112,7 +112,7 @@ impl Open {
 }
 
 fn answer(status: Status, length: usize) -> Answer {
-    Answer { status, length }
+    Answer::new(status, length)
 }
 
 /// All sources of a server.

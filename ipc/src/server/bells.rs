@@ -195,7 +195,9 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         }
         let own = self.edges.iter().filter(|edge| !edge.is_watched());
         wake::park(own.map(OpenEdge::waiter), control, || {
-            let idle = !self.edges.iter().any(OpenEdge::has_requests)
+            let takes = !self.desk.is_full();
+            let idle = !(takes && self.edges.iter().any(OpenEdge::has_requests))
+                && !self.desk.has_given()
                 && !self.has_wishes()
                 && self.control.load(Ordering::SeqCst) == self.control_seen;
             if idle {

@@ -2,8 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::{Answer, ReplySlot};
-use crate::contract::{ErrorOf, Message, Method};
+use super::{Answer, Later, ReplySlot};
+use crate::contract::{ErrorOf, Message, Method, Safety};
 use crate::payload::WriteInPlace;
 
 /// A [`ReplySlot`] that takes only what `M` answers.
@@ -42,6 +42,21 @@ impl<'a, M: Method> Reply<'a, M> {
         M::Response: WriteInPlace,
     {
         self.slot.send_with::<M>(write)
+    }
+
+    /// Answers later, from any thread: what to answer now, and the place for the real answer.
+    ///
+    /// Not for `once` methods, whose answers are recorded with their effects; that does not compile.
+    #[inline]
+    pub fn later(self) -> (Answer, Later<M>) {
+        const {
+            assert!(
+                !matches!(M::SAFETY, Safety::Once),
+                "a `once` method is answered in its transaction"
+            );
+        }
+        let (answer, promise) = self.slot.promise();
+        (answer, Later::new(promise))
     }
 
     /// Answers with the contract's error.

@@ -73,7 +73,7 @@ fn quantum(edges: usize) -> usize {
 
 /// Aborts the process when a panic unwinds through it: a handler's panic must not end in a lost
 /// answer beside a living server.
-struct AbortOnPanic;
+pub(super) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
@@ -117,7 +117,8 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             self.sources.expire(clock::coarse_ns());
         }
         let edges = std::mem::take(&mut self.edges);
-        let worked = self.turn_over(&edges);
+        let sent = self.desk.has_given() && self.desk.send(&edges);
+        let worked = self.turn_over(&edges) || sent;
         self.edges = edges;
         worked
     }
@@ -145,6 +146,9 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         let quantum = quantum(edges.len());
         // A lone request does not wait for company, and a batch ends where nothing new came.
         'batch: for _ in 0..PER_EDGE / quantum {
+            if self.desk.is_full() {
+                break;
+            }
             let before = taken_in_all;
             for step in 0..edges.len() {
                 let index = (self.first + step) % edges.len();
@@ -157,7 +161,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
                     };
                     taken_in_all += 1;
                     self.answer(edges, index, next, &mut writing);
-                    if taken_in_all == BATCH {
+                    if taken_in_all == BATCH || self.desk.is_full() {
                         self.first = (index + 1) % edges.len();
                         break 'batch;
                     }
@@ -249,10 +253,14 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         let _span =
             tracing::debug_span!("request", trace = %call.trace, method = header.method).entered();
         if !once {
-            let reply_slot = ReplySlot::with_sources(reply.bytes_mut(), &mut self.sources);
+            let reply_slot =
+                ReplySlot::of_server(reply.bytes_mut(), &mut self.sources, &mut self.desk);
             let answer = self
                 .dispatch
                 .dispatch(&call, header.method, request, reply_slot);
+            if answer.later != 0 {
+                return self.desk.keep(answer.later, edge.id(), slot, taken, reply);
+            }
             edge.note(slot);
             edge.meter.answered(answer.status, answer.length);
             return reply.seal(answer.status, answer.length).send();
@@ -310,12 +318,9 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             return Ok(match chunk.get_mut(..length) {
                 Some(place) => {
                     place.copy_from_slice(&recorded.body);
-                    Answer { status, length }
+                    Answer::new(status, length)
                 }
-                None => Answer {
-                    status: Status::AnswerTooLong,
-                    length: 0,
-                },
+                None => Answer::of(Status::AnswerTooLong),
             });
         }
         let answer = self

@@ -8,6 +8,7 @@ mod dynamic;
 mod futures;
 mod hostile;
 mod instances;
+mod later;
 mod many;
 mod meters;
 mod overload;

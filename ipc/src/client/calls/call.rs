@@ -91,6 +91,11 @@ impl Call {
                 drop(answer);
                 return self.refused(status, &pending, to, peers);
             }
+            Status::Abandoned if self.spec.safety == Safety::Idempotent => {
+                drop(answer);
+                return self.refused(Status::Unable, &pending, to, peers);
+            }
+            Status::Abandoned => Err(Failure::OutcomeUnknown),
             Status::Expired => Err(Failure::DeadlineExceeded),
             Status::MalformedRequest => Err(Failure::Refused(Refusal::MalformedRequest)),
             Status::UnknownMethod => Err(Failure::Refused(Refusal::UnknownMethod)),
@@ -224,7 +229,7 @@ fn verdict(status: Status) -> Verdict {
         | Status::MalformedRequest
         | Status::UnknownMethod
         | Status::AnswerTooLong => Verdict::Good,
-        Status::Unable | Status::Overloaded | Status::Expired => Verdict::Bad,
+        Status::Unable | Status::Overloaded | Status::Expired | Status::Abandoned => Verdict::Bad,
         Status::Draining | Status::NotLeading | Status::QuotaExceeded => Verdict::Nothing,
     }
 }
