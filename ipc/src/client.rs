@@ -157,6 +157,7 @@ impl Connection {
         request: &<M::Request as Message>::View<'_>,
         options: CallOptions,
     ) -> Result<Ticket<M>, CallError<ErrorOf<M>>> {
+        const { assert!(!M::STREAMING, "a streaming method is called by `items`") };
         let options = CallOptions {
             key: options.key.or_else(|| M::key(request)),
             ..options
@@ -179,6 +180,7 @@ impl Connection {
     where
         M::Request: WriteInPlace,
     {
+        const { assert!(!M::STREAMING, "a streaming method is called by `items`") };
         self.submit_encoded::<M>(|chunk| M::Request::write(chunk, &write), options)
     }
 

@@ -111,6 +111,8 @@ pub trait Method: 'static {
     const SAFETY: Safety;
     /// How long a caller waits unless it says otherwise.
     const DEADLINE: Duration;
+    /// Whether its reply consists of items, see [`crate::items`].
+    const STREAMING: bool = false;
 
     /// What decides which of several instances gets the request; none for the least busy one.
     ///

@@ -5,6 +5,10 @@
 //! attempt is called is read from the host's route table before each call. What happens to a
 //! request whose server leaves or dies is decided by its method's [`contract::Safety`].
 //!
+//! A contract consists of methods and streams: [`items`] are replies of many parts, [`stream`] is
+//! what a provider publishes to everybody who subscribes. What travels is of one of three classes,
+//! chosen by its type: see [`payload`].
+//!
 //! This crate knows nothing of the supervisor but the shared layouts in [`protocol`].
 
 mod channel;

@@ -90,6 +90,12 @@ impl<C: Contract> AsyncEdge<C> {
         request: &<M::Request as Message>::View<'_>,
         options: CallOptions,
     ) -> AsyncCall<M> {
+        const {
+            assert!(
+                !M::STREAMING,
+                "a streaming method is called by `Connection::items`"
+            )
+        };
         let max = C::IN_FLIGHT.max(1) + WAITING_MAX;
         let pending = Pending::of(&self.pending);
         let refused = if pending.before >= max {

@@ -20,7 +20,9 @@ impl Contract {
         );
         let (client, aio) = (quote!(#krate::client), quote!(#krate::client::aio));
         let module = self.module();
-        let methods = self.methods.iter().map(|method| {
+        // Replies of items are read on a connection's own thread.
+        let plain = self.methods.iter().filter(|method| !method.streaming);
+        let methods = plain.map(|method| {
             let (docs, ident, marker) = (&method.docs, &method.ident, &method.marker);
             let with = format_ident!("{}_with", ident.to_string().trim_start_matches("r#"));
             let with_doc = format!("[`{0}`](Self::{0}), with options.", method.name());

@@ -163,6 +163,7 @@ impl Contract {
             let safety = method.safety.ident();
             let seconds = method.deadline.as_secs();
             let nanos = method.deadline.subsec_nanos();
+            let is_streaming = method.streaming;
             let streaming = method
                 .streaming
                 .then(|| quote!(impl #krate::items::Streaming for #module::#marker {}));
@@ -186,6 +187,7 @@ impl Contract {
                     const SAFETY: #contract::Safety = #contract::Safety::#safety;
                     const DEADLINE: ::std::time::Duration =
                         ::std::time::Duration::new(#seconds, #nanos);
+                    const STREAMING: bool = #is_streaming;
                     #key
                 }
             }
