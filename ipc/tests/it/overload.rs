@@ -268,6 +268,35 @@ impl Dispatch for Order {
 }
 
 #[test]
+fn a_request_that_finds_no_room_until_its_deadline_was_not_executed_for_that_reason() {
+    let host = Host::new("no-room");
+    let mut server = server();
+    serve(&mut server, &host, POLITE, nothing());
+    let connection = connect(&host, POLITE);
+    let options = CallOptions {
+        deadline: Some(Duration::from_millis(20)),
+        ..CallOptions::default()
+    };
+    // Given up, and still in the channel: the server is at something else.
+    let first = connection.call::<Echo>(&text("first"), options);
+    assert_eq!(first.unwrap_err(), CallError::DeadlineExceeded);
+    for _ in 1..Ledger::IN_FLIGHT {
+        drop(
+            connection
+                .submit::<Echo>(&text("given up"), options)
+                .unwrap(),
+        );
+    }
+    let call = connection.call::<Echo>(&text("late"), options);
+    assert_eq!(call.unwrap_err(), CallError::Overloaded);
+    drop(server);
+    // Without anybody it is as it was.
+    host.publish(RouteState::Gone, A, 0, None);
+    let call = connection.call::<Echo>(&text("nobody"), options);
+    assert_eq!(call.unwrap_err(), CallError::Unavailable);
+}
+
+#[test]
 fn a_polite_consumer_waits_for_at_most_one_request_of_a_flooding_one() {
     let hosts = [Host::new("flooder"), Host::new("polite")];
     let whose = Rc::new(RefCell::new(Vec::new()));

@@ -203,6 +203,11 @@ impl Peers {
         self.list.iter().all(Peer::is_gone)
     }
 
+    /// Whether somebody serves and is connected to.
+    pub(super) fn any_ready(&self) -> bool {
+        self.list.iter().any(Peer::is_ready)
+    }
+
     /// Where a call goes now.
     pub(super) fn choose(&mut self, key: Option<u64>, now: u64) -> Choice {
         match (self.sole, key) {
