@@ -7,6 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Insula,
+    Metered,
     Raw,
     RawEvents,
     RawStreams,
@@ -19,8 +20,9 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Insula,
+        Self::Metered,
         Self::Raw,
         Self::RawEvents,
         Self::RawStreams,
@@ -35,6 +37,7 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Self::Insula => "insula",
+            Self::Metered => "metered",
             Self::Raw => "raw",
             Self::RawEvents => "raw-events",
             Self::RawStreams => "raw-streams",
@@ -51,6 +54,7 @@ impl Peer {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Insula => "**Insula's typed client**",
+            Self::Metered => "the same, counted and traced",
             Self::Raw => "raw iceoryx2 request-response",
             Self::RawEvents => "raw iceoryx2 with its events",
             Self::RawStreams => "raw iceoryx2, a publish-subscribe each way",
@@ -218,7 +222,9 @@ impl Case {
     /// All of them, in the order of their turns: what is compared stands together.
     pub(crate) fn all() -> Vec<Self> {
         use Pattern::{Burst16, Burst128, Parts, Serial};
-        use Peer::{Futex, Insula, Pipe, Raw, RawEvents, RawStreams, Seqpacket, Tonic, Unix, Zmq};
+        use Peer::{
+            Futex, Insula, Metered, Pipe, Raw, RawEvents, RawStreams, Seqpacket, Tonic, Unix, Zmq,
+        };
         use Placement::{OneCore, TwoCores};
         use Waiting::{Hybrid, Parked, Spinning};
         let mut all = Vec::new();
@@ -238,6 +244,7 @@ impl Case {
         let spinners = [(Raw, Spinning), (Insula, Spinning)];
         // Two ends that spin on one core only wait for the scheduler.
         add(TwoCores, Serial, 64, &spinners);
+        add(TwoCores, Serial, 64, &[(Metered, Spinning)]);
         add(TwoCores, Serial, 64, &[(RawStreams, Spinning)]);
         add(TwoCores, Serial, 64, &[(Unix, Spinning), (Insula, Hybrid)]);
         for placement in [TwoCores, OneCore] {

@@ -112,6 +112,13 @@ impl Figures {
 
     /// Every figure of every case; times in nanoseconds, processors' time in microseconds for a
     /// thousand calls.
+    /// The median over the rounds of how much more of a figure one case has than another.
+    pub(crate) fn difference(&self, figure: Figure, case: Case, base: Case) -> Option<f64> {
+        let (case, base) = (self.row(case)?, self.row(base)?);
+        let both = case.rounds.iter().zip(&base.rounds);
+        Some(median(both.map(|(a, b)| figure(a) - figure(b)).collect()))
+    }
+
     pub(crate) fn to_json(&self) -> String {
         let rows: Vec<_> = self
             .rows()

@@ -231,6 +231,12 @@ fn claims(figures: &Figures) {
         figures.ratio(p50, spinning, &[raw]),
         "at most 1.25x",
     );
+    let metered = serial(Peer::Metered, Waiting::Spinning, Placement::TwoCores);
+    if let Some(more) = figures.difference(p50, metered, spinning) {
+        println!(
+            "| 64 B, spinning, p50 with meters and a trace beside without | {more:+.0} ns | at most 50 ns |"
+        );
+    }
     for placement in Placement::ALL {
         let cores = placement.cores();
         let parked = serial(Peer::Insula, Waiting::Parked, placement);

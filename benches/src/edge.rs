@@ -6,8 +6,9 @@ use insula_contract::id::Attempt;
 use insula_contract::route::RouteState;
 use insula_ipc::client::Edge;
 use insula_ipc::contract::Contract;
+use insula_ipc::meters::{Meters, has_steady_tsc};
 use insula_ipc::server::{Dispatch, NoJournal, Server as CallServer};
-use insula_ipc::testing::{Host, inheritable, inherited};
+use insula_ipc::testing::{self, Host, inheritable, inherited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -61,10 +62,28 @@ impl Pair {
     }
 }
 
+/// Meters of this process, as the supervisor would give them.
+pub fn meters() -> Meters {
+    Meters::new(testing::meters(), has_steady_tsc()).expect("a page of meters")
+}
+
 /// The provider's side of [`Pair::start`]: serves until the consumer's process ends.
 pub fn serve<D: Dispatch>(role: &Role, spin: Duration, dispatch: D) {
+    serve_metered(role, spin, dispatch, None);
+}
+
+/// The same, with every request counted.
+pub fn serve_metered<D: Dispatch>(
+    role: &Role,
+    spin: Duration,
+    dispatch: D,
+    meters: Option<Meters>,
+) {
     let page = inherited(role.number(0));
     let mut server = CallServer::new(PROVIDER, 0, spin, dispatch, NoJournal);
+    if let Some(meters) = meters {
+        server.meter(meters);
+    }
     server
         .serve(from_word(&role.words[1]), page)
         .expect("serving the edge");

@@ -9,9 +9,10 @@ use insula_benches::process::{Role, Server};
 use insula_benches::{Body, with_sized_echo};
 use insula_ipc::client::{CallOptions, Connection};
 use insula_ipc::contract::{Contract, Method};
+use insula_ipc::trace::{Entered, TraceContext};
 
 use super::Client;
-use crate::cases::{Case, Pattern};
+use crate::cases::{Case, Pattern, Peer};
 use crate::meter::Meter;
 
 /// One call at a time.
@@ -20,8 +21,14 @@ struct Serial<C> {
     connection: Connection,
     pair: Pair,
     case: Case,
+    /// The trace that this thread's calls belong to.
+    #[expect(dead_code, reason = "what counts is that it lives")]
+    trace: Option<Entered>,
     contract: PhantomData<C>,
 }
+
+/// The example of W3C Trace Context.
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 pub(crate) fn connect(case: Case, core: usize) -> Box<dyn Client> {
     with_sized_echo!(case.size, C => Box::new(Serial::<C>::connect(case, core)))
@@ -30,11 +37,16 @@ pub(crate) fn connect(case: Case, core: usize) -> Box<dyn Client> {
 impl<C: SizedEcho> Serial<C> {
     fn connect(case: Case, core: usize) -> Self {
         let pair = Pair::start::<C>(&case.role(), core, case.waiting.spin());
+        let metered = case.peer == Peer::Metered;
+        if metered {
+            pair.edge.meter(&edge::meters());
+        }
         let connection = pair.edge.connect::<C>().expect("a connection");
         Self {
             connection,
             pair,
             case,
+            trace: metered.then(|| TraceContext::parse(TRACE).expect("a trace").enter()),
             contract: PhantomData,
         }
     }
@@ -71,7 +83,8 @@ impl<C: SizedEcho> Client for Serial<C> {
 pub(crate) fn serve(case: Case, role: &Role) {
     with_sized_echo!(case.size, C => {
         let service = <C as SizedEcho>::Service::default();
-        edge::serve(role, case.waiting.spin(), service);
+        let meters = (case.peer == Peer::Metered).then(edge::meters);
+        edge::serve_metered(role, case.waiting.spin(), service, meters);
     });
 }
 

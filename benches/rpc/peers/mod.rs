@@ -37,7 +37,9 @@ pub(crate) fn connect(case: Case, core: usize) -> Result<Box<dyn Client>, String
         (Peer::Insula, Pattern::Burst128) => {
             Box::new(insula::Burst::<burst::burst::Echo>::connect(case, core))
         }
-        (Peer::Insula, Pattern::Serial | Pattern::Parts) => insula::connect(case, core),
+        (Peer::Insula, Pattern::Serial | Pattern::Parts) | (Peer::Metered, _) => {
+            insula::connect(case, core)
+        }
         (Peer::Raw, _) => Box::new(raw::Raw::connect(case, core)),
         (Peer::RawEvents, _) => Box::new(raw_events::RawEvents::connect(case, core)),
         (Peer::RawStreams, _) => Box::new(raw_streams::RawStreams::connect(case, core)),
@@ -65,7 +67,9 @@ pub(crate) fn serve(case: Case, role: &Role) {
         (Peer::Insula, Pattern::Burst128) => {
             edge::serve(role, case.waiting.spin(), BurstDispatch(burst::Echoing));
         }
-        (Peer::Insula, Pattern::Serial | Pattern::Parts) => insula::serve(case, role),
+        (Peer::Insula, Pattern::Serial | Pattern::Parts) | (Peer::Metered, _) => {
+            insula::serve(case, role);
+        }
         (Peer::Raw, _) => raw::serve(case, role),
         (Peer::RawEvents, _) => raw_events::serve(role),
         (Peer::RawStreams, _) => raw_streams::serve(role),

@@ -196,11 +196,11 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         let own = self.edges.iter().filter(|edge| !edge.is_watched());
         wake::park(own.map(OpenEdge::waiter), control, || {
             let takes = !self.desk.is_full();
-            let idle = !(takes && self.edges.iter().any(OpenEdge::has_requests))
-                && !self.desk.has_given()
-                && !self.has_wishes()
-                && self.control.load(Ordering::SeqCst) == self.control_seen;
-            if idle {
+            let requested = takes && self.edges.iter().any(OpenEdge::has_requests);
+            let told = self.desk.has_given()
+                || self.has_wishes()
+                || self.control.load(Ordering::SeqCst) != self.control_seen;
+            if !requested && !told {
                 let deadline = self.sources.next_deadline();
                 Last::Nothing(deadline.map(|at| at.saturating_sub(clock::now_ns())))
             } else {

@@ -1,7 +1,7 @@
 //! `echo@1`: the smallest contract that is good for something.
 //!
-//! It shows what each declaration promises: [`Echo::echo`] may be executed twice and is therefore
-//! repeated when an instance dies with it; [`Echo::count`] may not, and ends in *outcome unknown*
+//! It shows what each declaration promises: [`echo::Echo`] may be executed twice and is therefore
+//! repeated when an instance dies with it; [`echo::Count`] may not, and ends in *outcome unknown*
 //! then.
 
 use insula::{Message, contract};

@@ -9,6 +9,11 @@ use super::{EdgeReading, Reading};
 /// Buckets between two that are told: one for each power of two is enough for a graph.
 const STEP: usize = 4;
 
+/// One of the counts of an end.
+type Count = fn(&Counts) -> u64;
+/// One of the two ends of an edge.
+type Side = fn(&EdgeReading) -> &Counts;
+
 /// The whole page.
 pub fn text(reading: &Reading) -> String {
     let mut text = String::new();
@@ -29,7 +34,7 @@ pub fn text(reading: &Reading) -> String {
             }
         }
     }
-    let plain: [(&str, &str, &str, fn(&Counts) -> u64); 4] = [
+    let plain: [(&str, &str, &str, Count); 4] = [
         (
             "insula_edge_calls_in_flight",
             "gauge",
@@ -61,7 +66,7 @@ pub fn text(reading: &Reading) -> String {
             line(&mut text, name, &labels(edge), value(&edge.called));
         }
     }
-    let durations: [(&str, &str, fn(&EdgeReading) -> &Counts); 2] = [
+    let durations: [(&str, &str, Side); 2] = [
         (
             "insula_edge_call_duration_seconds",
             "From a call to its outcome, as its consumer sees it.",
