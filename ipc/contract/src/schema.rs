@@ -11,8 +11,11 @@
 
 pub mod compatibility;
 
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
 
 pub use compatibility::{Incompatibility, Reason, check};
 
@@ -59,8 +62,10 @@ pub struct Schema {
     /// What every method can answer instead of its response.
     pub error: TypeSchema,
     /// Its methods.
+    #[serde(deserialize_with = "unreserved")]
     pub methods: Vec<MethodSchema>,
     /// Its streams.
+    #[serde(deserialize_with = "unreserved")]
     pub streams: Vec<StreamSchema>,
 }
 
@@ -175,9 +180,9 @@ pub enum TypeSchema {
         item: Box<TypeSchema>,
     },
     /// All of the fields, in this order.
-    Struct(Vec<FieldSchema>),
+    Struct(#[serde(deserialize_with = "unreserved")] Vec<FieldSchema>),
     /// One of the variants, numbered by their order.
-    Enum(Vec<VariantSchema>),
+    Enum(#[serde(deserialize_with = "unreserved")] Vec<VariantSchema>),
     /// As it lies in memory: numbers of their full width, low byte first, arrays and structs of
     /// them without padding, and nothing else.
     Fixed(#[serde(deserialize_with = "deeper")] Box<TypeSchema>),
@@ -206,6 +211,7 @@ pub struct VariantSchema {
     /// Its name.
     pub name: String,
     /// What it carries.
+    #[serde(deserialize_with = "unreserved")]
     pub fields: Vec<FieldSchema>,
 }
 
@@ -223,6 +229,37 @@ fn deeper<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Re
     let decoded = T::deserialize(deserializer);
     DEPTH.set(DEPTH.get() - 1);
     decoded
+}
+
+/// Decodes a list that grows with the items that have come, whatever their announced count.
+///
+/// A `Vec`'s own decoding reserves up to 1 MiB for that count, and does so on each level of lists.
+fn unreserved<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Items<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = sequence.next_element()? {
+                if items.len() == items.capacity() {
+                    // Not `push`'s growth, whose first step is to four items: most lists are short.
+                    items.reserve_exact(items.len().max(1));
+                }
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+
+    deserializer.deserialize_seq(Items(PhantomData))
 }
 
 impl Schema {

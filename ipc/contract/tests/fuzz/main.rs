@@ -29,9 +29,9 @@ use serde::{Deserialize, Serialize};
 use allocator::peak;
 use mutation::Random;
 
-/// What decoding one frame may allocate: serde takes at most 1 MiB ahead for each of the 32 levels
-/// that a schema may have, and what a frame really holds comes on top.
-const FRAME_PEAK: usize = 40 << 20;
+/// What decoding one frame of 64 KiB may allocate: four bytes of it make a variant with a field, up
+/// to 100 bytes in memory, and a list that grows is there twice for a moment.
+const FRAME_PEAK: usize = 8 << 20;
 
 /// Runs `check` on inputs made from `seeds` until the time is over.
 fn fuzz(seeds: &[Vec<u8>], longest: usize, check: impl Fn(&[u8])) {
