@@ -277,6 +277,7 @@ impl Calls {
                         bytes,
                         not_before_ns,
                         paid: true,
+                        crowded: true,
                     }
                 }
             },
@@ -284,6 +285,7 @@ impl Calls {
                 bytes: write_down(request_max, bounded).ok_or(too_large)?,
                 not_before_ns: 0,
                 paid: true,
+                crowded: false,
             },
             Choice::Never => return Err(Failure::Unavailable),
         };

@@ -26,6 +26,8 @@ pub(super) enum Stage {
         not_before_ns: u64,
         /// Whether it may be sent without a retry from the edge's budget.
         paid: bool,
+        /// Whether it was last not sent because there was no room for it.
+        crowded: bool,
     },
     Finished(Result<Answered, Failure>),
 }
@@ -147,6 +149,7 @@ impl Call {
             bytes: channel::sent_bytes(pending).to_vec(),
             not_before_ns: if elsewhere { now } else { later_ns },
             paid: status != Status::Unable,
+            crowded: false,
         };
         false
     }
@@ -187,6 +190,7 @@ impl Call {
                         bytes,
                         not_before_ns: 0,
                         paid: true,
+                        crowded: false,
                     };
                 } else {
                     self.finish(Err(Failure::OutcomeUnknown));

@@ -121,6 +121,7 @@ impl Calls {
                 bytes,
                 not_before_ns,
                 paid,
+                crowded,
             } = &mut call.stage
             else {
                 continue;
@@ -143,7 +144,10 @@ impl Calls {
                 Err(NotSent::TooLong) => {
                     call.finish(Err(Failure::Broken("a kept request does not fit")));
                 }
-                Err(NotSent::NotNow) => *not_before_ns = now + PAUSE_FIRST_NS,
+                Err(NotSent::NotNow) => {
+                    *not_before_ns = now + PAUSE_FIRST_NS;
+                    *crowded = true;
+                }
             }
         }
         for place in (0..TARGETS as u8).filter(|place| rung & 1 << place != 0) {

@@ -191,13 +191,13 @@ impl Calls {
                     call.finish(Err(Failure::DeadlineExceeded));
                 }
             }
-            Stage::Kept { paid, .. }
+            Stage::Kept { crowded, .. }
                 if now >= deadline_ns || (gone && now >= provider_until_ns) =>
             {
                 let failure = match call.maybe_executed_at {
                     Some(_) => Failure::DeadlineExceeded,
-                    // Somebody serves, and had no room for it all the time.
-                    None if *paid && state.peers.any_ready() => Failure::Overloaded,
+                    // Somebody serves, and had no room for it.
+                    None if *crowded && state.peers.any_ready() => Failure::Overloaded,
                     None => Failure::Unavailable,
                 };
                 call.finish(Err(failure));
