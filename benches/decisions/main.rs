@@ -36,6 +36,14 @@ fn spec(name: &ServiceName) -> ServiceSpec {
         drain_timeout: Duration::from_secs(5),
         stop_timeout: Duration::from_secs(5),
         stop_signal: 15,
+        before_start: Vec::new(),
+        liveness: None,
+        watchdog: None,
+        restarts: RestartLimits {
+            intensity: usize::MAX,
+            ..RestartLimits::default()
+        },
+        after: BTreeSet::new(),
         autostart: true,
         restart: RestartPolicy::Always,
         expected_exit_codes: BTreeSet::from([0]),
@@ -65,12 +73,7 @@ struct Host {
 
 impl Host {
     fn new(services: usize) -> Self {
-        let limits = RestartLimits {
-            intensity: usize::MAX,
-            ..RestartLimits::default()
-        };
         let settings = Settings {
-            limits,
             first_attempt: Attempt::first_of_run(1),
             first_uid: Some(1_000),
             seed: 1,

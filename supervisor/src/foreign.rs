@@ -7,10 +7,11 @@
 pub mod notify;
 pub mod sockets;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use insula_contract::id::Attempt;
-use insula_core::spec::Readiness;
+use insula_core::spec::{Probe, Readiness};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -24,17 +25,19 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 /// Returns when the program is ready; never, while it is not.
 pub(crate) async fn ready(attempt: Attempt, readiness: Readiness, notify: Option<NotifySocket>) {
     match (readiness, notify) {
-        (Readiness::Tcp(port), _) => accepts(port).await,
+        (Readiness::Probe(Probe::Tcp(address)), _) => accepts(address).await,
         (Readiness::Notify, Some(socket)) => socket.ready(attempt).await,
         // It counts as ready once it runs, which the core knows.
-        (Readiness::Started | Readiness::Notify, _) => std::future::pending().await,
+        (Readiness::Started | Readiness::Notify | Readiness::Line(_) | Readiness::Probe(_), _) => {
+            std::future::pending().await
+        }
     }
 }
 
-async fn accepts(port: u16) {
+async fn accepts(address: SocketAddr) {
     let (mut wait, longest) = RETRY;
     loop {
-        let connected = timeout(CONNECT_WITHIN, TcpStream::connect(("127.0.0.1", port))).await;
+        let connected = timeout(CONNECT_WITHIN, TcpStream::connect(address)).await;
         if matches!(connected, Ok(Ok(_))) {
             return;
         }

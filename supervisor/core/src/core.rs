@@ -1,5 +1,6 @@
 //! The whole: services, edges, orders, and the turn that an event makes.
 
+mod dependencies;
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +16,7 @@ use crate::event::{
     RequestId,
 };
 use crate::process::Said;
-use crate::restart::RestartLimits;
-use crate::service::{Goal, Place, Service};
+use crate::service::{Dependency, Goal, Place, Service};
 use crate::spec::ServiceSpec;
 use crate::time::Time;
 use crate::turn::{Ids, Turn};
@@ -30,8 +30,6 @@ const TELL_AFTER: Duration = Duration::from_millis(200);
 /// What the core is set to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// When to start a process again.
-    pub limits: RestartLimits,
     /// The first attempt number of this run.
     pub first_attempt: Attempt,
     /// The first user id to hand out, where services have one of their own.
@@ -93,6 +91,8 @@ pub struct Core {
     shutdown: Option<Vec<RequestId>>,
     /// Whether the services were told that everything is to end.
     winding_down: bool,
+    /// Who comes after each service, and ends before it; known once everything is to end.
+    followers: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
     ended: bool,
 }
 
@@ -117,6 +117,7 @@ impl Core {
             known: Known::default(),
             shutdown: None,
             winding_down: false,
+            followers: BTreeMap::new(),
             ended: false,
         }
     }
@@ -170,7 +171,15 @@ impl Core {
                 }
             })
         });
-        taken.chain(missing).collect()
+        let after = spec.after.iter().filter_map(|name| {
+            let known = *name == spec.name || self.services.contains_key(name);
+            (!known).then(|| format!("it comes after `{name}`, which is not installed"))
+        });
+        let cycle = dependencies::cycle(spec, &self.services, &self.providers).map(|path| {
+            let path: Vec<_> = path.iter().map(ServiceName::as_str).collect();
+            format!("it would wait for itself: {}", path.join(" -> "))
+        });
+        taken.chain(missing).chain(after).chain(cycle).collect()
     }
 
     /// Takes in an event.
@@ -255,6 +264,35 @@ impl Core {
             Event::Drained { attempt } => {
                 self.hear(&mut turn, attempt, Said::Drained);
             }
+            Event::Notified { attempt, notice } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    service.notified(&mut turn, attempt, notice);
+                }
+            }
+            Event::Probed {
+                attempt,
+                number,
+                result,
+            } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    service.probed(&mut turn, attempt, number, result);
+                }
+            }
+            Event::Suspected { attempt, waited } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    service.suspected(&mut turn, attempt, waited);
+                }
+            }
+            Event::Ponged { attempt, ping } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    service.ponged(attempt, ping);
+                }
+            }
+            Event::Examined { attempt, vitality } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt) {
+                    service.examined(&mut turn, attempt, vitality);
+                }
+            }
             Event::ClientAsked {
                 client,
                 caller,
@@ -289,7 +327,12 @@ impl Core {
             | Event::Ready { attempt }
             | Event::Leading { attempt, .. }
             | Event::Yielded { attempt, .. }
-            | Event::Drained { attempt } => self.attempts.get(attempt).cloned(),
+            | Event::Drained { attempt }
+            | Event::Notified { attempt, .. }
+            | Event::Probed { attempt, .. }
+            | Event::Suspected { attempt, .. }
+            | Event::Ponged { attempt, .. }
+            | Event::Examined { attempt, .. } => self.attempts.get(attempt).cloned(),
             Event::ShutdownOrdered { .. }
             | Event::ClientAsked { .. }
             | Event::ClientLeft { .. }
@@ -309,7 +352,6 @@ impl Core {
     fn begin(&self, now: Time) -> Turn {
         Turn {
             now,
-            limits: self.settings.limits,
             ids: self.ids.clone(),
             records: Vec::new(),
             actions: Vec::new(),
@@ -500,6 +542,7 @@ impl Core {
                 attempt,
                 instance: service.instance_of(attempt).expect("it has this process"),
                 version: process.version.clone(),
+                step: process.step,
                 uid: service.uid,
                 uses: uses.collect(),
             });
@@ -508,7 +551,7 @@ impl Core {
 
     fn pass_deadlines(&mut self, turn: &mut Turn, name: &ServiceName) {
         let missing = self.missing(&self.services[name]);
-        let hopeless = missing.iter().find_map(|contract| self.hopeless(contract));
+        let hopeless = missing.iter().find_map(|needed| self.hopeless(needed));
         let Some(service) = self.services.get_mut(name) else {
             return;
         };
@@ -523,6 +566,7 @@ impl Core {
             }
             service.hear(turn, attempt, Said::Late);
         }
+        service.check_health(turn);
         for at in 0..service.replicas.len() {
             let start = match &service.replicas[at].place {
                 Place::Waiting { .. } => true,
@@ -563,30 +607,40 @@ impl Core {
         }
     }
 
-    /// The contracts that a service requires and nobody serves now.
-    fn missing(&self, service: &Service) -> Vec<ContractId> {
+    /// What a service needs and is not there now.
+    pub(crate) fn missing(&self, service: &Service) -> Vec<Dependency> {
         let served = |contract: &ContractId| {
             self.providers
                 .get(contract)
                 .is_some_and(|provider| self.services[provider].is_served(contract))
         };
-        service
-            .spec()
-            .requires
-            .keys()
-            .filter(|contract| !served(contract))
+        let is_there = |name: &ServiceName| self.services.get(name).is_some_and(Service::is_there);
+        let spec = service.spec();
+        let contracts = spec.requires.keys().filter(|contract| !served(contract));
+        let services = spec.after.iter().filter(|name| !is_there(name));
+        contracts
             .cloned()
+            .map(Dependency::Contract)
+            .chain(services.cloned().map(Dependency::Service))
             .collect()
     }
 
-    /// Why waiting for a contract is in vain unless a person does something.
-    fn hopeless(&self, contract: &ContractId) -> Option<String> {
-        let Some(provider) = self.providers.get(contract) else {
-            return Some(format!(
-                "it waits for {contract}, which no installed service provides"
-            ));
+    /// Why waiting for something is in vain unless a person does something.
+    fn hopeless(&self, needed: &Dependency) -> Option<String> {
+        let provider = match needed {
+            Dependency::Contract(contract) => match self.providers.get(contract) {
+                Some(provider) => provider,
+                None => {
+                    return Some(format!(
+                        "it waits for {contract}, which no installed service provides"
+                    ));
+                }
+            },
+            Dependency::Service(name) => name,
         };
-        let service = &self.services[provider];
+        let Some(service) = self.services.get(provider) else {
+            return Some(format!("it waits for {provider}, which is not installed"));
+        };
         let states = service.replicas.iter().map(|replica| match &replica.place {
             Place::Stopped if service.goal == Goal::Down => Some("stopped"),
             Place::Exited { .. } => Some("exited"),
@@ -599,9 +653,12 @@ impl Core {
         });
         // One that may still come is hope.
         let state = states.collect::<Option<Vec<_>>>()?.first().copied()?;
-        Some(format!(
-            "it waits for {contract}, and its provider `{provider}` is {state}"
-        ))
+        Some(match needed {
+            Dependency::Contract(contract) => {
+                format!("it waits for {contract}, and its provider `{provider}` is {state}")
+            }
+            Dependency::Service(name) => format!("it waits for {name}, which is {state}"),
+        })
     }
 
     /// Ends everything in order: who has no living consumer goes first.
@@ -609,11 +666,17 @@ impl Core {
         if self.shutdown.is_none() {
             return;
         }
+        if !self.winding_down {
+            self.followers = dependencies::followers(&self.services);
+        }
         // In the turn of the order all services are looked at, later those whose user is gone.
         let mut looked_at: Vec<ServiceName> = if self.winding_down {
             let gone = turn.dirty.iter().filter_map(|name| self.services.get(name));
             gone.filter(|service| service.processes().next().is_none())
-                .flat_map(|service| self.edges.providers_of(&service.name))
+                .flat_map(|service| {
+                    let providers = self.edges.providers_of(&service.name);
+                    providers.chain(&service.spec().after)
+                })
                 .chain(&turn.dirty)
                 .cloned()
                 .collect()
@@ -622,11 +685,16 @@ impl Core {
         };
         self.winding_down = true;
         while let Some(name) = looked_at.pop() {
-            let used = self.edges.consumers_of(&name).any(|consumer| {
-                self.services
-                    .get(consumer)
-                    .is_some_and(|service| service.processes().next().is_some())
-            });
+            let followers = self.followers.get(&name).into_iter().flatten();
+            let used = self
+                .edges
+                .consumers_of(&name)
+                .chain(followers)
+                .any(|consumer| {
+                    self.services
+                        .get(consumer)
+                        .is_some_and(|service| service.processes().next().is_some())
+                });
             let Some(service) = self.services.get_mut(&name).filter(|_| !used) else {
                 continue;
             };
@@ -636,6 +704,7 @@ impl Core {
                 service.settle(turn);
                 if service.processes().next().is_none() {
                     looked_at.extend(self.edges.providers_of(&name).cloned());
+                    looked_at.extend(service.spec().after.iter().cloned());
                 }
                 turn.touched.insert(name);
             }

@@ -209,6 +209,8 @@ impl Edge {
                 .get(name)
                 .into_iter()
                 .flat_map(Service::processes)
+                // A command before the start has no line and uses nothing.
+                .filter(|process| process.step.is_none())
                 .map(|process| (process.attempt, process.greeted))
                 .collect()
         };

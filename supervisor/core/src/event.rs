@@ -1,6 +1,7 @@
 //! What the core is told, and what it answers: events, records, actions.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use insula_contract::id::{Attempt, ContractId, EdgeId, Epoch, Instance, ServiceName};
 use insula_contract::line::{ContractView, Leadership, ServedEdge, ToService, UsedEdge};
@@ -46,6 +47,36 @@ pub struct Caller {
     pub gids: BTreeSet<u32>,
     /// Process id, for people only.
     pub pid: i32,
+}
+
+/// What a program says of itself by sd_notify(3), beside that it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A text for people; empty takes it back.
+    Status(String),
+    /// It lives.
+    Watchdog,
+    /// It found out itself that it does not work.
+    WatchdogTrigger,
+    /// How often it will say that it lives; zero never.
+    WatchdogUsec(Duration),
+    /// Its start or its stop takes at least this long from now on.
+    ExtendTimeout(Duration),
+    /// It reads its configuration again.
+    Reloading,
+    /// It is ending by itself.
+    Stopping,
+}
+
+/// What the world knows about a process that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vitality {
+    /// It does its work.
+    Working,
+    /// It would, and gets no processor.
+    Starved,
+    /// It does not: why that is thought.
+    Stuck(String),
 }
 
 /// Something happened.
@@ -132,6 +163,43 @@ pub enum Event {
         /// Who.
         attempt: Attempt,
     },
+    /// A program said something about itself by sd_notify(3).
+    Notified {
+        /// Who.
+        attempt: Attempt,
+        /// What.
+        notice: Notice,
+    },
+    /// Answer to [`Action::Probe`].
+    Probed {
+        /// Whom.
+        attempt: Attempt,
+        /// The number of the probe.
+        number: u64,
+        /// What came of it: the reason, where it failed.
+        result: Result<(), String>,
+    },
+    /// A request to it waits too long.
+    Suspected {
+        /// The provider's process.
+        attempt: Attempt,
+        /// How long the request has waited.
+        waited: Duration,
+    },
+    /// Answer to a ping.
+    Ponged {
+        /// Who.
+        attempt: Attempt,
+        /// The number of the ping.
+        ping: u64,
+    },
+    /// Answer to [`Action::Examine`].
+    Examined {
+        /// Whom.
+        attempt: Attempt,
+        /// What was found.
+        vitality: Vitality,
+    },
     /// A local client asks for an edge.
     ClientAsked {
         /// Its connection.
@@ -204,6 +272,8 @@ pub enum Record {
         version: Version,
         /// Its slot in edge pages.
         slot: u8,
+        /// Which of the commands before the start it runs; `None` for the program itself.
+        step: Option<u16>,
     },
     /// An attempt ended. Run state.
     Ended {
@@ -226,6 +296,13 @@ pub enum Record {
         /// How many.
         instances: u16,
     },
+    /// An instance is down for good, or is so no more. Run state.
+    Rested {
+        /// Which.
+        instance: Instance,
+        /// How it is down.
+        rest: Option<Rest>,
+    },
 }
 
 impl Record {
@@ -238,9 +315,20 @@ impl Record {
             | Self::Scale { .. }
             | Self::Epoch { .. }
             | Self::Upgrade { .. } => true,
-            Self::Began { .. } | Self::Ended { .. } | Self::Route { .. } => false,
+            Self::Began { .. } | Self::Ended { .. } | Self::Rested { .. } | Self::Route { .. } => {
+                false
+            }
         }
     }
+}
+
+/// How an instance is down for good: until a person starts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rest {
+    /// It ended, and its policy says that this is the end.
+    Exited(Outcome),
+    /// It was given up.
+    Fatal(String),
 }
 
 /// The steps of an upgrade, in order.
@@ -301,6 +389,8 @@ pub enum Action {
         instance: Instance,
         /// Its release.
         version: Version,
+        /// Which of the commands before the start to run; `None` for the program itself.
+        step: Option<u16>,
         /// Its user id, where services have one of their own.
         uid: Option<u32>,
         /// The directories of its edges as a consumer: provider and own directory name.
@@ -313,6 +403,18 @@ pub enum Action {
     },
     /// Kill a process and all that it started.
     Kill {
+        /// Whom.
+        attempt: Attempt,
+    },
+    /// Do the liveness probe of a process once, and say [`Event::Probed`] within its time.
+    Probe {
+        /// Whose.
+        attempt: Attempt,
+        /// To be repeated in the answer.
+        number: u64,
+    },
+    /// Find out whether a process works although it does not answer; say [`Event::Examined`].
+    Examine {
         /// Whom.
         attempt: Attempt,
     },

@@ -10,6 +10,7 @@
 //! - [`edges`]: who may meet whom, and which attempts have a channel; [`views`]: whether their
 //!   forms of a contract go together;
 //! - `agenda`: when each service is due;
+//! - [`health`]: probes, watchdogs, and suspicions of what is on its routes;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
 //! - [`report`]: what `status` shows.
@@ -18,6 +19,7 @@ mod agenda;
 pub mod core;
 pub mod edges;
 pub mod event;
+pub mod health;
 pub mod invariants;
 mod orders;
 pub mod process;

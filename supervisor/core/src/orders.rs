@@ -4,6 +4,7 @@ use semver::Version;
 
 use crate::event::{Done, Record, Refusal, RefusalKind, RequestId};
 use crate::service::{Goal, INSTANCES_MAX, Place, Service, Why};
+use crate::spec::Kind;
 use crate::turn::Turn;
 
 impl Service {
@@ -211,6 +212,8 @@ impl Service {
             Some("at least one is needed; `stop` takes it down".to_owned())
         } else if to > INSTANCES_MAX {
             Some(format!("a service has at most {INSTANCES_MAX}"))
+        } else if to > 1 && self.spec().kind == Kind::Task {
+            Some("a task is done once".to_owned())
         } else if to > 1 && self.has_store() {
             Some("its store is written by one process at a time".to_owned())
         } else if to > 1 && !self.runs_beside() {

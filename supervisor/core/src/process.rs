@@ -17,6 +17,7 @@ use insula_contract::id::{Attempt, Epoch};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use crate::health::Health;
 use crate::time::Time;
 
 /// How a process ended.
@@ -130,6 +131,10 @@ pub struct Process {
     pub launched: Time,
     /// Its process id, for people only.
     pub pid: Option<i32>,
+    /// Which of the commands before the start it runs; `None` for the program itself.
+    pub step: Option<u16>,
+    /// Whether it does its work, once it is on its routes.
+    pub health: Health,
     /// Whether hello was said on the present line.
     pub greeted: bool,
     /// Whether it owes no answer: it drained, or yielded, and was not put on a route since.
@@ -161,6 +166,8 @@ impl Process {
             deadline: Some(deadline),
             launched: now,
             pid: None,
+            step: None,
+            health: Health::default(),
             greeted: false,
             drained: false,
             was_ready: false,
@@ -212,6 +219,23 @@ impl Process {
             | Phase::Killing => {}
         }
         self.phase = phase;
+    }
+
+    /// When something about it is late, or due.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let health = match self.phase {
+            Phase::Ready => self.health.next_deadline(),
+            Phase::Launching
+            | Phase::Starting
+            | Phase::Running
+            | Phase::Prepared
+            | Phase::Leading(_)
+            | Phase::Yielding(_)
+            | Phase::Draining
+            | Phase::Stopping
+            | Phase::Killing => None,
+        };
+        self.deadline.into_iter().chain(health).min()
     }
 
     /// Whether it may still write its store.

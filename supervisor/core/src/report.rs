@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::process::{Phase, Process};
-use crate::service::{Place, Replica, Service};
+use crate::service::{Dependency, Place, Replica, Service};
 use crate::time::Time;
 
 /// The state of an instance: supervisord's names and numbers where the meaning is the same.
@@ -15,7 +15,7 @@ use crate::time::Time;
 pub enum State {
     /// Down, as wanted.
     Stopped,
-    /// A contract that it requires is not served.
+    /// Something that it needs is not there.
     Waiting,
     /// Launched, and not yet in touch.
     Starting,
@@ -23,6 +23,8 @@ pub enum State {
     Running,
     /// On its routes.
     Ready,
+    /// On its routes, and something speaks against it, or what it needs is not there.
+    Degraded,
     /// Finishing what it accepted.
     Draining,
     /// Told to end.
@@ -44,6 +46,7 @@ impl State {
             Self::Starting => 10,
             Self::Running => 20,
             Self::Ready => 25,
+            Self::Degraded => 27,
             Self::Backoff => 30,
             Self::Draining => 35,
             Self::Stopping => 40,
@@ -60,6 +63,7 @@ impl State {
             Self::Starting => "STARTING",
             Self::Running => "RUNNING",
             Self::Ready => "READY",
+            Self::Degraded => "DEGRADED",
             Self::Draining => "DRAINING",
             Self::Stopping => "STOPPING",
             Self::Backoff => "BACKOFF",
@@ -75,6 +79,7 @@ impl State {
             | Self::Starting
             | Self::Running
             | Self::Ready
+            | Self::Degraded
             | Self::Draining
             | Self::Stopping
             | Self::Backoff => true,
@@ -120,6 +125,8 @@ pub struct Row {
     pub upgrading_to: Option<Version>,
     /// Why it is as it is, where that is not plain.
     pub reason: Option<String>,
+    /// What it says of itself by sd_notify(3).
+    pub status: Option<String>,
 }
 
 impl Row {
@@ -137,14 +144,18 @@ impl Row {
 pub fn rows(core: &Core, now: Time) -> Vec<Row> {
     core.services()
         .values()
-        .flat_map(|service| (0..service.replicas.len()).map(move |at| row(service, at, now)))
+        .flat_map(|service| {
+            let missing = core.missing(service);
+            let rows = 0..service.replicas.len();
+            rows.map(move |at| row(service, at, &missing, now))
+        })
         .collect()
 }
 
-fn row(service: &Service, at: usize, now: Time) -> Row {
+fn row(service: &Service, at: usize, missing: &[Dependency], now: Time) -> Row {
     let replica = &service.replicas[at];
     let process = replica.current();
-    let state = state(replica);
+    let state = state(replica, missing);
     Row {
         name: service.name.clone(),
         instance: at as u16,
@@ -163,11 +174,12 @@ fn row(service: &Service, at: usize, now: Time) -> Row {
         uid: service.uid,
         restarts: replica.history.restarts,
         upgrading_to: service.rollout.as_ref().map(|rollout| rollout.to.clone()),
-        reason: reason(replica, now),
+        reason: reason(replica, missing, now),
+        status: process.and_then(|process| process.health.status.clone()),
     }
 }
 
-fn state(replica: &Replica) -> State {
+fn state(replica: &Replica, missing: &[Dependency]) -> State {
     match &replica.place {
         Place::Stopped => State::Stopped,
         Place::Waiting { .. } => State::Waiting,
@@ -175,21 +187,22 @@ fn state(replica: &Replica) -> State {
         Place::Backoff { .. } => State::Backoff,
         Place::Exited { .. } => State::Exited,
         Place::Fatal { .. } => State::Fatal,
-        Place::Up(process) => process_state(process),
+        Place::Up(process) => process_state(process, missing),
     }
 }
 
-fn process_state(process: &Process) -> State {
+fn process_state(process: &Process, missing: &[Dependency]) -> State {
     match process.phase {
         Phase::Launching | Phase::Starting => State::Starting,
         Phase::Running | Phase::Prepared | Phase::Leading(_) => State::Running,
+        Phase::Ready if process.health.trouble.is_some() || !missing.is_empty() => State::Degraded,
         Phase::Ready | Phase::Yielding(_) => State::Ready,
         Phase::Draining => State::Draining,
         Phase::Stopping | Phase::Killing => State::Stopping,
     }
 }
 
-fn reason(replica: &Replica, now: Time) -> Option<String> {
+fn reason(replica: &Replica, missing: &[Dependency], now: Time) -> Option<String> {
     let last = || {
         let end = replica.last_end.as_ref()?;
         Some(match &end.reason {
@@ -198,10 +211,7 @@ fn reason(replica: &Replica, now: Time) -> Option<String> {
         })
     };
     match &replica.place {
-        Place::Waiting { on, .. } => {
-            let on: Vec<_> = on.iter().map(ToString::to_string).collect();
-            Some(format!("waits for {}", on.join(", ")))
-        }
+        Place::Waiting { on, .. } => Some(format!("waits for {}", list(on))),
         Place::Backoff { until } => Some(format!(
             "starts again in {:.1} s; {}",
             until.since(now).as_secs_f64(),
@@ -209,7 +219,20 @@ fn reason(replica: &Replica, now: Time) -> Option<String> {
         )),
         Place::Exited { .. } => last(),
         Place::Fatal { reason } => Some(reason.clone()),
-        Place::Up(process) => process.blame.clone(),
+        Place::Up(process) if process.blame.is_some() => process.blame.clone(),
+        Place::Up(process) if process.phase == Phase::Ready => {
+            let trouble = process.health.trouble.clone();
+            let absent = (!missing.is_empty()).then(|| format!("{} is not there", list(missing)));
+            trouble.or(absent)
+        }
+        Place::Up(process) => process
+            .step
+            .map(|step| format!("runs command {} before its start", step + 1)),
         Place::Stopped | Place::Vacant => None,
     }
+}
+
+fn list(needed: &[Dependency]) -> String {
+    let needed: Vec<_> = needed.iter().map(ToString::to_string).collect();
+    needed.join(", ")
 }

@@ -15,9 +15,11 @@
 //! store, which has one replica, at most one process leads; a next leader is told so only when
 //! every earlier one has yielded or is gone.
 
+mod health;
 mod replica;
 mod rollout;
 mod routes;
+mod steps;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -51,15 +53,33 @@ pub enum Goal {
     Down,
 }
 
+/// What a service needs before it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dependency {
+    /// A contract that is served.
+    Contract(ContractId),
+    /// A service that is ready.
+    Service(ServiceName),
+}
+
+impl std::fmt::Display for Dependency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Contract(contract) => contract.fmt(f),
+            Self::Service(name) => name.fmt(f),
+        }
+    }
+}
+
 /// What is in an instance's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// Nothing, as wanted.
     Stopped,
-    /// Nothing: a contract that it requires is not served.
+    /// Nothing: something that it needs is not there.
     Waiting {
         /// Which.
-        on: Vec<ContractId>,
+        on: Vec<Dependency>,
         /// When those who wait for the start are told that it may be in vain; a provider that
         /// is started by the same command is given this long.
         tell_at: Option<Time>,
@@ -133,6 +153,8 @@ pub struct Replica {
     pub last_end: Option<LastEnd>,
     /// The slot at which the routes hold requests for it while it has nobody.
     pub holds: Option<u8>,
+    /// Whether it is recorded that it is down for good.
+    pub(crate) rested: bool,
 }
 
 impl Replica {
@@ -146,12 +168,25 @@ impl Replica {
             history: RestartHistory::default(),
             last_end: None,
             holds: None,
+            rested: false,
         }
     }
 
     /// The process in the place.
     pub fn current(&self) -> Option<&Process> {
         match &self.place {
+            Place::Up(process) => Some(process),
+            Place::Stopped
+            | Place::Waiting { .. }
+            | Place::Vacant
+            | Place::Backoff { .. }
+            | Place::Exited { .. }
+            | Place::Fatal { .. } => None,
+        }
+    }
+
+    fn current_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.place {
             Place::Up(process) => Some(process),
             Place::Stopped
             | Place::Waiting { .. }
@@ -214,7 +249,7 @@ impl Replica {
             | Place::Fatal { .. } => None,
         };
         self.processes()
-            .filter_map(|process| process.deadline)
+            .filter_map(Process::next_deadline)
             .chain(waits)
             .min()
     }
@@ -315,24 +350,32 @@ impl Service {
             .find(|process| process.attempt == attempt)
     }
 
-    /// Whether every instance that is wanted is on the routes.
+    /// Whether every instance that is wanted is on the routes, or has done its task.
     pub fn is_ready(&self) -> bool {
-        self.replicas
-            .iter()
-            .all(|replica| replica.is_ready() || !replica.wanted)
+        (0..self.replicas.len()).all(|at| {
+            let replica = &self.replicas[at];
+            replica.is_ready() || !replica.wanted || self.has_completed(at)
+        })
     }
 
     /// Whether no wanted instance is down for good.
     pub fn is_coming(&self) -> bool {
-        self.replicas
-            .iter()
-            .filter(|replica| replica.wanted)
-            .all(|replica| match &replica.place {
+        (0..self.replicas.len())
+            .map(|at| (at, &self.replicas[at]))
+            .filter(|(_, replica)| replica.wanted)
+            .all(|(at, replica)| match &replica.place {
+                Place::Exited { .. } => self.has_completed(at),
                 Place::Up(_) | Place::Waiting { .. } | Place::Vacant | Place::Backoff { .. } => {
                     true
                 }
-                Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => false,
+                Place::Stopped | Place::Fatal { .. } => false,
             })
+    }
+
+    /// Whether those that come after it may start: an instance is on the routes, or its task is
+    /// done.
+    pub fn is_there(&self) -> bool {
+        self.is_serving() || (0..self.replicas.len()).any(|at| self.has_completed(at))
     }
 
     /// Whether at least one instance is on the routes.

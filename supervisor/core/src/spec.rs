@@ -13,6 +13,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Caller;
+use crate::restart::RestartLimits;
 
 /// One release of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct ServiceSpec {
     pub command: Vec<String>,
     /// Whether the program knows Insula.
     pub kind: Kind,
+    /// Commands that run one after the other before each start of the program, as `command`; the
+    /// program starts when all have exited with 0.
+    pub before_start: Vec<Vec<String>>,
     /// The name of the profile it runs under.
     pub profile: String,
     /// How many instances of it run, unless a person asked for another number.
@@ -43,6 +47,13 @@ pub struct ServiceSpec {
     pub autostart: bool,
     /// When it is started again.
     pub restart: RestartPolicy,
+    /// How long it waits between restarts, and how many are too many.
+    pub restarts: RestartLimits,
+    /// How it is found out that it still works, beside what it says itself.
+    pub liveness: Option<Liveness>,
+    /// How long it may be stuck before it is killed; `None` for ever. Of a native service what
+    /// waits is a request, of a program with sd_notify its next `WATCHDOG=1`.
+    pub watchdog: Option<Duration>,
     /// Exit codes that are no failure.
     pub expected_exit_codes: BTreeSet<i32>,
     /// What of the network it may use.
@@ -59,6 +70,8 @@ pub struct ServiceSpec {
     pub provides: BTreeMap<ContractId, Offer>,
     /// Contracts that it uses.
     pub requires: BTreeMap<ContractId, Need>,
+    /// Services that must be ready before it starts, and that stop after it.
+    pub after: BTreeSet<ServiceName>,
     /// Its store, if it has one.
     pub data: Option<DataSpec>,
 }
@@ -70,6 +83,8 @@ pub enum Kind {
     Native,
     /// It knows nothing of Insula; this tells when it is ready.
     Foreign(Readiness),
+    /// It does one thing and ends; it counts as ready once it exited with an expected code.
+    Task,
 }
 
 /// How it is found out that a foreign program is ready.
@@ -79,8 +94,41 @@ pub enum Readiness {
     Started,
     /// It says `READY=1` on `$NOTIFY_SOCKET`, as sd_notify(3) does.
     Notify,
-    /// It accepts connections on this TCP port of the host.
-    Tcp(u16),
+    /// This probe succeeds.
+    Probe(Probe),
+    /// A line of its output contains this text.
+    Line(String),
+}
+
+/// A question to a program, answered by how it behaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// It accepts a TCP connection at this address.
+    Tcp(SocketAddr),
+    /// It answers a GET over HTTP/1.1 with a status in this range, both ends included.
+    Http {
+        /// Where it listens.
+        address: SocketAddr,
+        /// What is asked for, beginning with a slash.
+        path: String,
+        /// The first and the last good status.
+        status: (u16, u16),
+    },
+    /// This command, run as the program itself is, exits with 0.
+    Command(Vec<String>),
+}
+
+/// How it is found out that a program still works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Liveness {
+    /// What is asked.
+    pub probe: Probe,
+    /// How long after an answer it is asked again.
+    pub every: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Failures in a row after which it is killed.
+    pub failures: u32,
 }
 
 /// When a process that ended is started again.

@@ -6,14 +6,12 @@ use insula_contract::id::{Attempt, ServiceName};
 use insula_contract::line::ToService;
 
 use crate::event::{Action, Done, Message, Record, Refusal, RequestId};
-use crate::restart::RestartLimits;
 use crate::time::Time;
 
 /// What one turn of the core collects.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) now: Time,
-    pub(crate) limits: RestartLimits,
     pub(crate) ids: Ids,
     pub(crate) records: Vec<Record>,
     pub(crate) actions: Vec<Action>,

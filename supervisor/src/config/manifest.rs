@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use insula_contract::id::ServiceName;
+use insula_core::restart::RestartLimits;
 use insula_core::service::INSTANCES_MAX;
-use insula_core::spec::{DataSpec, Kind, Limits, Network, Readiness, RestartPolicy, ServiceSpec};
+use insula_core::spec::{DataSpec, Kind, Limits, Liveness, Network, RestartPolicy, ServiceSpec};
 use nix::sys::signal::Signal;
 
 use super::document::{self, Section, Value};
 use super::edges;
+use super::health::{self, Type};
 use super::{Problems, Profiles, units};
 
 /// The manifest's name in a release.
@@ -48,6 +51,10 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
         let requires = root.optional("requires", BTreeMap::new(), |value| {
             edges::contracts(value, edges::need)
         });
+        let after = root.optional("after", BTreeSet::new(), |value| {
+            let names: Vec<ServiceName> = value.list(Value::parsed)?;
+            Some(names.into_iter().collect())
+        });
         let several = run.as_ref().is_some_and(|run| run.instances > 1);
         let data = root.optional("data", None, |value| {
             if several {
@@ -62,7 +69,7 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
         let speaks = !provides.is_empty() || !requires.is_empty() || data != Some(None);
         if run.kind != Kind::Native && speaks {
             return root.find("run")?.wrong_but(
-                "a foreign program has no contracts and no store of Insula's",
+                "a foreign program or a task has no contracts and no store of Insula's",
                 "leave out `provides`, `requires` and `data`",
             );
         }
@@ -72,6 +79,10 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
             description: description?,
             command: run.command,
             kind: run.kind,
+            before_start: run.before_start,
+            liveness: run.liveness,
+            watchdog: run.watchdog,
+            restarts: run.restarts,
             profile: run.profile,
             sockets: run.sockets,
             instances: run.instances,
@@ -88,6 +99,7 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
             limits: run.limits,
             provides,
             requires,
+            after: after?,
             data: data?,
         })
     })
@@ -97,6 +109,10 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
 struct Run {
     command: Vec<String>,
     kind: Kind,
+    before_start: Vec<Vec<String>>,
+    liveness: Option<Liveness>,
+    watchdog: Option<Duration>,
+    restarts: RestartLimits,
     sockets: BTreeMap<String, SocketAddr>,
     profile: String,
     instances: u16,
@@ -115,20 +131,27 @@ struct Run {
 
 fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     let command = run.required("command", |value| command(value, facts));
-    let foreign = run.optional("type", false, |value| {
-        value.one_of(&[("native", false), ("foreign", true)])
+    let of = run.optional("type", Type::Native, |value| {
+        value.one_of(&[
+            ("native", Type::Native),
+            ("foreign", Type::Foreign),
+            ("task", Type::Task),
+        ])
     });
-    let kind = run.optional("ready", kind_of(foreign == Some(true), None), |value| {
-        if foreign == Some(false) {
-            return value.wrong_but(
-                "a native service says by itself when it is ready",
-                "set `type = \"foreign\"` for a program that knows nothing of Insula",
-            );
+    let kind = health::kind(run, of, facts);
+    let before_start = run.optional("before-start", Vec::new(), |value| {
+        health::before_start(value, facts)
+    });
+    let liveness = run.optional("liveness", None, |value| {
+        if of == Some(Type::Task) {
+            return value.wrong("a task has its `ready-timeout`");
         }
-        Some(kind_of(true, Some(readiness(value)?)))
+        health::liveness(value, facts)
     });
+    let watchdog = health::watchdog(run, of);
+    let restarts = run.optional("restarts", RestartLimits::default(), health::restarts);
     let sockets = run.optional("sockets", BTreeMap::new(), |value| {
-        if foreign == Some(false) {
+        if of == Some(Type::Native) {
             return value.wrong_but(
                 "only foreign programs are given sockets",
                 "set `type = \"foreign\"`",
@@ -138,17 +161,32 @@ fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     });
     let profile = run.required("profile", |value| profile(value, facts.profiles));
     let second = Duration::from_secs(1);
-    let ready_timeout = run.optional("ready-timeout", 30 * second, |v| timeout(v, false));
+    // A task may take its time; what is to serve may not.
+    let ready = if of == Some(Type::Task) {
+        TIMEOUT_MAX
+    } else {
+        30 * second
+    };
+    let ready_timeout = run.optional("ready-timeout", ready, |v| timeout(v, false));
     let drain_timeout = run.optional("drain-timeout", 5 * second, |v| timeout(v, true));
     let stop_timeout = run.optional("stop-timeout", 10 * second, |v| timeout(v, true));
     let stop_signal = run.optional("stop-signal", Signal::SIGTERM as i32, signal);
     let autostart = run.optional("autostart", true, Value::boolean);
-    let restart = run.optional("restart", RestartPolicy::Always, |value| {
-        value.one_of(&[
+    let restart = if of == Some(Type::Task) {
+        RestartPolicy::OnFailure
+    } else {
+        RestartPolicy::Always
+    };
+    let restart = run.optional("restart", restart, |value| {
+        let policy = value.one_of(&[
             ("always", RestartPolicy::Always),
             ("on-failure", RestartPolicy::OnFailure),
             ("never", RestartPolicy::Never),
-        ])
+        ])?;
+        if of == Some(Type::Task) && policy == RestartPolicy::Always {
+            return value.wrong("a task that is done is not started again");
+        }
+        Some(policy)
     });
     let expected_exit_codes = run.optional("expected-exit-codes", BTreeSet::from([0]), |value| {
         let codes = value.list(|code| i32::try_from(code.integer(0..=255)?).ok())?;
@@ -173,6 +211,9 @@ fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     });
     let instances = run.optional("instances", 1, |value| {
         let instances = value.integer(1..=i64::from(INSTANCES_MAX))? as u16;
+        if instances > 1 && of == Some(Type::Task) {
+            return value.wrong("a task is done once");
+        }
         if instances > 1 && listen.as_ref().is_some_and(|ports| !ports.is_empty()) {
             return value.wrong_but(
                 "only one process can listen on a port",
@@ -190,6 +231,10 @@ fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     Some(Run {
         command: command?,
         kind: kind?,
+        before_start: before_start?,
+        liveness: liveness?,
+        watchdog: watchdog?,
+        restarts: restarts?,
         sockets: sockets?,
         profile: profile?,
         instances: instances?,
@@ -207,7 +252,7 @@ fn read_run(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     })
 }
 
-fn command(value: &Value<'_>, facts: &Facts<'_>) -> Option<Vec<String>> {
+pub(super) fn command(value: &Value<'_>, facts: &Facts<'_>) -> Option<Vec<String>> {
     let mut is_program = true;
     let words = value.list(|word| {
         let text = word.text()?;
@@ -237,34 +282,6 @@ fn profile(value: &Value<'_>, profiles: &Profiles) -> Option<String> {
     )
 }
 
-fn kind_of(foreign: bool, readiness: Option<Readiness>) -> Kind {
-    if foreign {
-        Kind::Foreign(readiness.unwrap_or(Readiness::Started))
-    } else {
-        Kind::Native
-    }
-}
-
-fn readiness(value: &Value<'_>) -> Option<Readiness> {
-    let text = value.text()?;
-    match text.split_once(':').unwrap_or((&text, "")) {
-        ("started", "") => return Some(Readiness::Started),
-        ("notify", "") => return Some(Readiness::Notify),
-        ("tcp", port) => {
-            if let Ok(port) = port.parse()
-                && port > 0
-            {
-                return Some(Readiness::Tcp(port));
-            }
-        }
-        _ => {}
-    }
-    value.wrong_but(
-        format!("`{text}` is no way to be ready"),
-        "write `started`, `notify` or `tcp:PORT`",
-    )
-}
-
 fn read_sockets(value: &Value<'_>) -> Option<BTreeMap<String, SocketAddr>> {
     let sockets = value.entries(|name, address| {
         let fits = |c: char| c.is_ascii_graphic() && c != ':';
@@ -279,7 +296,7 @@ fn read_sockets(value: &Value<'_>) -> Option<BTreeMap<String, SocketAddr>> {
     Some(sockets.into_iter().collect())
 }
 
-fn timeout(value: &Value<'_>, may_be_zero: bool) -> Option<Duration> {
+pub(super) fn timeout(value: &Value<'_>, may_be_zero: bool) -> Option<Duration> {
     let duration = super::profiles::duration(value)?;
     if duration > TIMEOUT_MAX {
         value.wrong(format!("longer than {}", units::duration_text(TIMEOUT_MAX)))

@@ -8,6 +8,7 @@
 
 mod document;
 mod edges;
+mod health;
 mod manifest;
 mod profiles;
 pub(crate) mod units;

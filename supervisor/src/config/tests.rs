@@ -6,8 +6,10 @@ use std::time::Duration;
 use insula_contract::policy::{
     BreakerPolicy, EdgeLimits, EdgePolicy, RateLimit, RetryPolicy, Shedding,
 };
+use insula_core::restart::RestartLimits;
 use insula_core::spec::{
-    DataSpec, Kind, Limits, Need, Network, Offer, Principal, Readiness, RestartPolicy, ServiceSpec,
+    DataSpec, Kind, Limits, Liveness, Need, Network, Offer, Principal, Probe, Readiness,
+    RestartPolicy, ServiceSpec,
 };
 use semver::Version;
 
@@ -48,6 +50,11 @@ fn the_least_manifest_has_safe_defaults() {
         command: vec!["bin/kv".to_owned()],
         profile: "shared".to_owned(),
         kind: Kind::Native,
+        before_start: vec![],
+        liveness: None,
+        watchdog: Some(Duration::from_secs(10)),
+        restarts: RestartLimits::default(),
+        after: BTreeSet::new(),
         sockets: BTreeMap::new(),
         instances: 1,
         ready_timeout: Duration::from_secs(30),
@@ -116,6 +123,11 @@ size-max = "4GiB"
             .to_vec(),
         profile: "latency".to_owned(),
         kind: Kind::Native,
+        before_start: vec![],
+        liveness: None,
+        watchdog: Some(Duration::from_secs(10)),
+        restarts: RestartLimits::default(),
+        after: BTreeSet::new(),
         sockets: BTreeMap::new(),
         instances: 1,
         ready_timeout: Duration::from_secs(60),
@@ -220,7 +232,7 @@ size-max = "4GB"
     let expected = r#"kv/service.toml:1:1: version: missing
 kv/service.toml:1:8: name: `Kv` is not a service name (lower-case letters, digits and inner hyphens, a letter first, at most 32 bytes, and not `all`)
 kv/service.toml:2:1: vresion: unknown key
-  hint: known here: name, version, description, run, provides, requires, data
+  hint: known here: name, version, description, run, provides, requires, after, data
 kv/service.toml:5:12: run.command[0]: the release has no file `bin/other`
 kv/service.toml:5:25: run.command[1]: expected a text, found a whole number
 kv/service.toml:6:11: run.profile: no profile `fast`; known: dense, latency, shared
@@ -329,7 +341,12 @@ fn a_foreign_program_says_how_it_is_known_to_be_ready() {
         "{LEAST}type = \"foreign\"\nready = \"tcp:6379\"\n[run.sockets]\nhttp = \"127.0.0.1:8080\"\n"
     );
     let spec = check(&guest).unwrap();
-    assert_eq!(spec.kind, Kind::Foreign(Readiness::Tcp(6379)));
+    assert_eq!(
+        spec.kind,
+        Kind::Foreign(Readiness::Probe(Probe::Tcp(
+            "127.0.0.1:6379".parse().unwrap()
+        )))
+    );
     assert_eq!(spec.sockets["http"], "127.0.0.1:8080".parse().unwrap());
     let spec = check(&format!("{LEAST}type = \"foreign\"\n")).unwrap();
     assert_eq!(spec.kind, Kind::Foreign(Readiness::Started));
@@ -349,10 +366,109 @@ fn a_foreign_program_says_how_it_is_known_to_be_ready() {
         ),
         (
             "type = \"foreign\"\n[provides.\"kv@1\"]\n",
-            "run: a foreign program has no contracts",
+            "run: a foreign program or a task has no contracts",
         ),
     ] {
         let said = report(&format!("{LEAST}{text}"));
         assert!(said.contains(problem), "{problem} in {said}");
     }
+}
+
+#[test]
+fn how_a_program_is_made_ready_watched_and_started_again_is_its_own_to_say() {
+    let text = r#"
+name = "redis"
+version = "7.0.0"
+after = ["setup", "network"]
+[run]
+command = ["bin/kv"]
+profile = "shared"
+type = "foreign"
+ready = "http://localhost:8080/ready?full"
+before-start = [["bin/kv", "--check"]]
+watchdog = "3s"
+[run.liveness]
+command = ["bin/kv", "ping"]
+every = "1s"
+timeout = "200ms"
+failures = 2
+[run.restarts]
+wait = "1s"
+longest-wait = "1m"
+stable-after = "20s"
+start-tries = 2
+most = 3
+within = "10m"
+"#;
+    let spec = check(text).unwrap();
+    let strings = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let names = ["setup", "network"].map(|name| name.parse().unwrap());
+    assert_eq!(spec.after, BTreeSet::from(names));
+    let ready = Readiness::Probe(Probe::Http {
+        address: "127.0.0.1:8080".parse().unwrap(),
+        path: "/ready?full".to_owned(),
+        status: (200, 299),
+    });
+    assert_eq!(spec.kind, Kind::Foreign(ready));
+    let steps: Vec<Vec<String>> = vec![strings(&["bin/kv", "--check"])];
+    assert_eq!(spec.before_start, steps);
+    assert_eq!(spec.watchdog, Some(Duration::from_secs(3)));
+    let liveness = Liveness {
+        probe: Probe::Command(strings(&["bin/kv", "ping"])),
+        every: Duration::from_secs(1),
+        timeout: Duration::from_millis(200),
+        failures: 2,
+    };
+    assert_eq!(spec.liveness, Some(liveness));
+    let restarts = RestartLimits {
+        base: Duration::from_secs(1),
+        cap: Duration::from_secs(60),
+        stable: Duration::from_secs(20),
+        start_tries: 2,
+        intensity: 3,
+        window: Duration::from_secs(600),
+    };
+    assert_eq!(spec.restarts, restarts);
+    for (ready, expected) in [
+        (
+            "\"line:now serving\"",
+            Readiness::Line("now serving".to_owned()),
+        ),
+        (
+            "{ command = [\"bin/kv\"] }",
+            Readiness::Probe(Probe::Command(strings(&["bin/kv"]))),
+        ),
+        (
+            "\"tcp:[::1]:7\"",
+            Readiness::Probe(Probe::Tcp("[::1]:7".parse().unwrap())),
+        ),
+    ] {
+        let spec = check(&format!("{LEAST}type = \"foreign\"\nready = {ready}\n")).unwrap();
+        assert_eq!(spec.kind, Kind::Foreign(expected));
+    }
+}
+
+#[test]
+fn a_task_is_done_once() {
+    let task = format!("{LEAST}type = \"task\"\n");
+    let spec = check(&task).unwrap();
+    assert_eq!(
+        (spec.kind, spec.restart, spec.watchdog),
+        (Kind::Task, RestartPolicy::OnFailure, None)
+    );
+    for (text, problem) in [
+        ("instances = 2\n", "run.instances: a task is done once"),
+        ("restart = \"always\"\n", "run.restart: a task that is done"),
+        ("watchdog = \"1s\"\n", "run.watchdog: a task has its"),
+        ("ready = \"started\"\n", "run.ready: a task is ready when"),
+        ("liveness = {}\n", "run.liveness: a task has its"),
+    ] {
+        let said = report(&format!("{task}{text}"));
+        assert!(said.contains(problem), "{problem} in {said}");
+    }
+    let said = report(&format!("{LEAST}type = \"foreign\"\nliveness = {{}}\n"));
+    assert!(
+        said.contains("needs one of `probe` and `command`"),
+        "{said}"
+    );
 }

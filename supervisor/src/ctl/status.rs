@@ -85,7 +85,11 @@ fn memory_text(memory: Option<u64>) -> String {
 
 fn description(row: &Row) -> String {
     match (row.state, row.pid, row.uptime_ms) {
-        (State::Ready | State::Running | State::Draining, Some(pid), Some(uptime)) => {
+        (
+            State::Ready | State::Degraded | State::Running | State::Draining,
+            Some(pid),
+            Some(uptime),
+        ) => {
             format!("pid {pid}, uptime {}", uptime_text(uptime / 1000))
         }
         (State::Stopped, ..) if row.restarts == 0 && row.reason.is_none() => {
@@ -113,7 +117,7 @@ fn remark(row: &Row) -> String {
     match (&row.upgrading_to, &row.reason) {
         (Some(version), _) => format!("upgrading to {version}"),
         (None, Some(reason)) => reason.clone(),
-        (None, None) => String::new(),
+        (None, None) => row.status.clone().unwrap_or_default(),
     }
 }
 
@@ -156,6 +160,7 @@ mod tests {
             restarts: 0,
             upgrading_to: None,
             reason: None,
+            status: None,
         }
     }
 

@@ -32,9 +32,10 @@ impl Driver {
                 attempt,
                 instance,
                 version,
+                step,
                 uid,
                 uses,
-            } => match self.launch(attempt, &instance, &version, uid, &uses) {
+            } => match self.launch(attempt, &instance, (&version, step), uid, &uses) {
                 Ok(pid) => self.pending.push_back(Event::Launched { attempt, pid }),
                 Err(error) => {
                     let reason = because("launch failed", &error);
@@ -44,6 +45,8 @@ impl Driver {
             },
             Action::Stop { attempt } => self.stop(attempt),
             Action::Kill { attempt } => self.kill(attempt),
+            Action::Probe { attempt, number } => self.probe(attempt, number),
+            Action::Examine { attempt } => self.examine(attempt),
             Action::Forget { attempt } => self.forget(attempt),
             Action::Say { attempt, message } => self.say(attempt, message),
             Action::Publish {

@@ -9,6 +9,7 @@ pub mod ask;
 mod clients;
 mod execute;
 mod forms;
+mod health;
 mod install;
 mod processes;
 mod restore;
@@ -22,7 +23,6 @@ use insula_contract::schema::Schema;
 use insula_core::core::{Core, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
 use insula_core::report;
-use insula_core::restart::RestartLimits;
 use insula_core::spec::ProfileSpec;
 use insula_core::time::Time;
 use nix::time::{ClockId, clock_gettime};
@@ -144,7 +144,6 @@ impl Driver {
             .begin_run()
             .map_err(setup("count this run in the ledger"))?;
         let settings = Settings {
-            limits: RestartLimits::default(),
             first_attempt: Attempt::first_of_run(run),
             first_uid: walls.has_own_uids().then_some(crate::ledger::FIRST_UID),
             seed: now().0,

@@ -98,7 +98,7 @@ impl Driver {
         &mut self,
         attempt: Attempt,
         instance: &Instance,
-        version: &Version,
+        (version, step): (&Version, Option<u16>),
         uid: Option<u32>,
         uses: &[(ServiceName, String)],
     ) -> Result<i32, StartError> {
@@ -127,19 +127,28 @@ impl Driver {
         channels.extend(uses.iter().map(|(p, own)| self.channels.parent(p, own)));
         let output = watch::open_output(self.paths.log(), &instance.service, instance.index)
             .map_err(prepare("open its output"))?;
-        let listener = match spec.kind {
-            Kind::Native => {
+        let command = match step {
+            Some(step) => &spec.before_start[usize::from(step)],
+            None => &spec.command,
+        };
+        let native = step.is_none() && spec.kind == Kind::Native;
+        let readiness = match &spec.kind {
+            Kind::Foreign(readiness) if step.is_none() => Some(readiness.clone()),
+            Kind::Native | Kind::Task | Kind::Foreign(_) => None,
+        };
+        let listener = match native {
+            true => {
                 let listener = crate::line::listen_for(&self.paths, attempt);
                 Some(listener.map_err(prepare("make its line"))?)
             }
-            Kind::Foreign(_) => None,
+            false => None,
         };
-        let notify = match spec.kind {
-            Kind::Foreign(Readiness::Notify) => {
+        let notify = match &readiness {
+            Some(Readiness::Notify) => {
                 let socket = NotifySocket::bind(&self.paths, attempt, uid);
                 Some(socket.map_err(prepare("make its notification socket"))?)
             }
-            Kind::Native | Kind::Foreign(_) => None,
+            Some(_) | None => None,
         };
         let profile = self.profile(&spec.profile);
         let group = self
@@ -154,16 +163,20 @@ impl Driver {
             read_write: std::iter::once(data.clone()).chain(channels).collect(),
         };
         let launch = Launch {
-            executable: release.join(&spec.command[0]),
-            arguments: spec.command[1..].iter().map(OsString::from).collect(),
+            executable: release.join(&command[0]),
+            arguments: command[1..].iter().map(OsString::from).collect(),
             environment: environment(&spec, attempt, instance, &data, notify.as_ref()),
             directory: data,
             output: Some(output.as_fd()),
             line: listener.as_ref().map(AsFd::as_fd),
-            sockets: self
-                .sockets
-                .of(&instance.service, &spec.sockets)
-                .map_err(prepare("open its sockets"))?,
+            sockets: match step {
+                // They are the program's.
+                Some(_) => Vec::new(),
+                None => self
+                    .sockets
+                    .of(&instance.service, &spec.sockets)
+                    .map_err(prepare("open its sockets"))?,
+            },
             uid,
             cpus: match profile.cpus {
                 Cpus::All => Vec::new(),
@@ -182,8 +195,8 @@ impl Driver {
         let launched = crate::launch::spawn(&launch)?;
         let identity =
             Identity::of(launched.pid, &launched.pidfd).map_err(prepare("tell its identity"))?;
-        let mut handle = self.watch(attempt, launched.pidfd, spec.kind == Kind::Native)?;
-        if let Kind::Foreign(readiness) = spec.kind {
+        let mut handle = self.watch(attempt, launched.pidfd, native)?;
+        if let Some(readiness) = readiness {
             let news = self.news.clone();
             let probe = tokio::spawn(async move {
                 crate::foreign::ready(attempt, readiness, notify).await;
@@ -356,9 +369,8 @@ fn event_of(own: Attempt, message: FromService) -> Option<Event> {
             epoch,
         },
         FromService::Drained => Event::Drained { attempt: own },
-        FromService::Serving { .. } | FromService::Pong { .. } | FromService::Schema(_) => {
-            return None;
-        }
+        FromService::Pong { ping } => Event::Ponged { attempt: own, ping },
+        FromService::Serving { .. } | FromService::Schema(_) => return None,
         FromService::Late {
             contract,
             waited_ms,

@@ -202,13 +202,21 @@ fn spec_of(stored: &Stored, attempt: Attempt) -> Option<&ServiceSpec> {
         .find(|spec| spec.name == instance.service && spec.version == *version)
 }
 
+/// Whether an attempt runs a command before a start.
+fn is_step(stored: &Stored, attempt: Attempt) -> bool {
+    stored.records.iter().any(|record| {
+        matches!(record, Record::Began { attempt: began, step: Some(_), .. } if *began == attempt)
+    })
+}
+
 impl Driver {
     pub(super) fn take_up(&mut self, found: Found) -> Result<(), DriverError> {
         let Found { stored, living } = found;
         for (attempt, (pid, pidfd)) in living {
             tracing::info!(%attempt, pid, "found a living process of an earlier daemon");
             let spec = spec_of(&stored, attempt);
-            let native = spec.is_none_or(|spec| spec.kind == Kind::Native);
+            let native =
+                spec.is_none_or(|spec| spec.kind == Kind::Native) && !is_step(&stored, attempt);
             if let Some(spec) = spec {
                 self.sockets.recover(&spec.name, &spec.sockets, &pidfd);
             }

@@ -130,6 +130,7 @@ fn key(record: &Record) -> String {
         Record::Began { attempt, .. } | Record::Ended { attempt } => {
             format!("attempt/{:012x}", attempt.0)
         }
+        Record::Rested { instance, .. } => format!("rested/{instance}"),
         Record::Route {
             service, contract, ..
         } => format!("route/{service}/{contract}"),
@@ -225,7 +226,7 @@ impl Ledger {
         for prefix in ["uid/", "goal/", "active/", "epoch/", "scale/", "upgrade/"] {
             records.extend(self.durable.read::<Record>(prefix)?);
         }
-        for prefix in ["route/", "attempt/"] {
+        for prefix in ["route/", "attempt/", "rested/"] {
             records.extend(self.run.read::<Record>(prefix)?);
         }
         Ok(records)

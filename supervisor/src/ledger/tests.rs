@@ -1,7 +1,8 @@
 //! Both ledgers: what is stored is read again, whatever happened in between.
 
 use insula_contract::id::{Epoch, Instance};
-use insula_core::event::UpgradeStep;
+use insula_core::event::{Rest, UpgradeStep};
+use insula_core::process::Outcome;
 use semver::Version;
 
 use super::*;
@@ -59,6 +60,14 @@ fn samples() -> Vec<Record> {
             },
             version: Version::new(1, 1, 0),
             slot: 1,
+            step: None,
+        },
+        Record::Rested {
+            instance: Instance {
+                service: kv(),
+                index: 0,
+            },
+            rest: Some(Rest::Exited(Outcome::Code(3))),
         },
     ]
 }
@@ -131,7 +140,7 @@ fn runs_are_counted_for_ever() {
 /// The bytes that earlier versions stored.
 #[test]
 fn stored_bytes_stay_readable() {
-    let kept: [&[u8]; 8] = [
+    let kept: [&[u8]; 9] = [
         &[1, 0, 2, b'k', b'v', 128, 128, 128, 128, 7],
         &[1, 1, 2, b'k', b'v', 1],
         &[
@@ -146,8 +155,9 @@ fn stored_bytes_stay_readable() {
         ],
         &[1, 7, 2, b'k', b'v', 4, b'k', b'v', b'@', b'1', 2],
         &[
-            1, 5, 9, 2, b'k', b'v', 0, 5, b'1', b'.', b'1', b'.', b'0', 1,
+            1, 5, 9, 2, b'k', b'v', 0, 5, b'1', b'.', b'1', b'.', b'0', 1, 0,
         ],
+        &[1, 9, 2, b'k', b'v', 0, 1, 0, 0, 6],
     ];
     for (record, kept) in samples().iter().zip(kept) {
         assert_eq!(

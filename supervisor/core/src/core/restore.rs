@@ -31,6 +31,7 @@ struct Began {
     instance: Instance,
     version: Version,
     slot: u8,
+    step: Option<u16>,
 }
 
 impl Core {
@@ -66,6 +67,7 @@ impl Core {
                 | Record::Epoch { .. }
                 | Record::Upgrade { .. }
                 | Record::Began { .. }
+                | Record::Rested { .. }
                 | Record::Ended { .. } => {}
             }
         }
@@ -79,6 +81,7 @@ impl Core {
                 |name, contract| routes.get(&(name.clone(), contract.clone())).copied(),
             );
         }
+        let mut rested = BTreeMap::new();
         let mut began: BTreeMap<Attempt, Began> = BTreeMap::new();
         for record in stored.records {
             match record {
@@ -114,16 +117,21 @@ impl Core {
                     instance,
                     version,
                     slot,
+                    step,
                 } => {
                     let began_as = Began {
                         instance,
                         version,
                         slot,
+                        step,
                     };
                     began.insert(attempt, began_as);
                 }
                 Record::Ended { attempt } => {
                     began.remove(&attempt);
+                }
+                Record::Rested { instance, rest } => {
+                    rested.insert(instance, rest);
                 }
                 // An upgrade that was under way is given up: the release that is recorded as
                 // active serves, and whoever else runs is killed below.
@@ -136,6 +144,11 @@ impl Core {
             }
         }
         self.adopt(&mut turn, began, &stored.alive);
+        for (instance, rest) in rested {
+            if let (Some(service), Some(rest)) = (self.services.get_mut(&instance.service), rest) {
+                service.restore_rest(usize::from(instance.index), rest);
+            }
+        }
         for service in self.services.values_mut() {
             service.fit_replicas(&mut turn);
         }
@@ -163,6 +176,7 @@ impl Core {
                 instance,
                 version,
                 slot,
+                step,
             } = began;
             let name = instance.service;
             let known = self
@@ -180,6 +194,7 @@ impl Core {
             let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
             process.phase = Phase::Starting;
             process.pid = Some(*pid);
+            process.step = step;
             self.attempts.insert(attempt, name.clone());
             let active = process.version == service.active;
             let stores = service.spec_of(&process).data.is_some();

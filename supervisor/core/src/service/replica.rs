@@ -7,7 +7,7 @@ use insula_contract::line::{Leadership, ToService};
 use semver::Version;
 
 use super::{Goal, LastEnd, Place, Replica, Role, Service};
-use crate::event::{Action, Record, Refusal, RefusalKind, UpgradeStep};
+use crate::event::{Action, Record, Refusal, RefusalKind, Rest, UpgradeStep};
 use crate::process::{Outcome, Phase, Process, Said, Step};
 use crate::restart::Verdict;
 use crate::spec::{Kind, Readiness, RestartPolicy};
@@ -26,7 +26,7 @@ impl Service {
     /// Starts a process in an empty place.
     pub(crate) fn launch(&mut self, turn: &mut Turn, at: usize) {
         let version = self.replicas[at].version.clone();
-        self.replicas[at].place = match self.launch_process(turn, at, version) {
+        self.replicas[at].place = match self.launch_first(turn, at, version) {
             Some(process) => Place::Up(process),
             None => Place::Backoff {
                 until: turn.now + SLOT_WAIT,
@@ -40,6 +40,7 @@ impl Service {
         turn: &mut Turn,
         at: usize,
         version: Version,
+        step: Option<u16>,
     ) -> Option<Process> {
         let slot = self.free_slot(Some(at))?;
         let attempt = turn.ids.next_attempt();
@@ -49,13 +50,15 @@ impl Service {
             instance: self.instance(at),
             version: version.clone(),
             slot,
+            step,
         });
+        self.stir(turn, at);
         turn.launches.push((self.name.clone(), attempt));
         turn.dirty.insert(self.name.clone());
         let deadline = turn.now + ready_timeout;
-        Some(Process::launching(
-            attempt, version, slot, turn.now, deadline,
-        ))
+        let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
+        process.step = step;
+        Some(process)
     }
 
     // ---- what processes say ----
@@ -173,7 +176,7 @@ impl Service {
     }
 
     pub(super) fn drain(&mut self, turn: &mut Turn, at: usize, attempt: Attempt) {
-        if self.spec_at(at).kind != Kind::Native {
+        if !self.has_line(attempt) {
             // Nobody can tell it to, and its stop signal most often means the same.
             self.signal_stop(turn, at, attempt);
             return;
@@ -253,6 +256,9 @@ impl Service {
             return;
         };
         process.enter(Phase::Ready, None);
+        process
+            .health
+            .begin(&self.releases[&process.version], turn.now);
         let (attempt, slot) = (process.attempt, process.slot);
         self.publish_serving(turn, at, attempt, slot);
         turn.note(&self.name, format!("attempt {attempt} is ready"));
@@ -268,6 +274,10 @@ impl Service {
         let reason = process.blame.clone();
         self.bury(turn, at, &process, outcome);
         let drained = process.drained.then_some(process.attempt);
+        if self.goes_on(at, &process, outcome) && self.replicas[at].upgrade.is_none() {
+            self.replicas[at].place = self.next_step(turn, at, &process);
+            return;
+        }
 
         match self.replicas[at]
             .upgrade
@@ -304,14 +314,19 @@ impl Service {
         }
         let expected = matches!(outcome, Outcome::Code(code)
             if self.spec_at(at).expected_exit_codes.contains(&code));
-        let again = match self.spec_at(at).restart {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => !expected || reason.is_some(),
-            RestartPolicy::Never => false,
-        };
+        let again =
+            match self.spec_at(at).restart {
+                RestartPolicy::Always => true,
+                RestartPolicy::OnFailure => !expected || reason.is_some(),
+                RestartPolicy::Never => false,
+            } && !(expected && self.spec_at(at).kind == Kind::Task && process.step.is_none());
         if !again {
-            self.replicas[at].place = Place::Exited { outcome };
+            self.rest(turn, at, Rest::Exited(outcome));
             self.publish_left(turn, at, process.slot, drained, false);
+            if self.has_completed(at) {
+                turn.note(&self.name, "has done its task".to_owned());
+                return;
+            }
             self.fail_orders(
                 turn,
                 RefusalKind::AbnormalTermination,
@@ -320,8 +335,9 @@ impl Service {
             return;
         }
         let chance = turn.ids.next_chance();
+        let limits = self.spec_at(at).restarts;
         match self.replicas[at].history.ended(
-            &turn.limits,
+            &limits,
             process.was_ready,
             process.launched,
             turn.now,
@@ -343,21 +359,18 @@ impl Service {
             verdict @ (Verdict::CrashLoop | Verdict::NeverReady) => {
                 let last = ended(&reason, outcome);
                 let text = if verdict == Verdict::NeverReady {
-                    format!(
-                        "never ready in {} starts, last: {last}",
-                        turn.limits.start_tries
-                    )
+                    format!("never ready in {} starts, last: {last}", limits.start_tries)
                 } else {
                     format!(
                         "ended {} times within {} s, last: {last}",
-                        turn.limits.intensity + 1,
-                        turn.limits.window.as_secs(),
+                        limits.intensity + 1,
+                        limits.window.as_secs(),
                     )
                 };
                 self.publish_left(turn, at, process.slot, drained, false);
                 self.fail_orders(turn, RefusalKind::AbnormalTermination, &text);
                 turn.note(&self.name, format!("is left down: {text}"));
-                self.replicas[at].place = Place::Fatal { reason: text };
+                self.rest(turn, at, Rest::Fatal(text));
             }
         }
     }
@@ -378,13 +391,11 @@ impl Service {
             Role::Current => {
                 self.publish_down(turn, at);
                 self.fail_orders(turn, RefusalKind::SpawnError, reason);
-                self.replicas[at].place = if self.goal_of(at) == Goal::Down {
-                    Place::Stopped
+                if self.goal_of(at) == Goal::Down {
+                    self.replicas[at].place = Place::Stopped;
                 } else {
-                    Place::Fatal {
-                        reason: reason.to_owned(),
-                    }
-                };
+                    self.rest(turn, at, Rest::Fatal(reason.to_owned()));
+                }
             }
             Role::Incoming => self.end_upgrade(turn, at, RefusalKind::SpawnError, reason),
             Role::Leaving(index) => {
@@ -445,14 +456,16 @@ impl Service {
     /// A process exists. One that knows nothing of Insula says no hello.
     pub(crate) fn launched(&mut self, turn: &mut Turn, attempt: Attempt) {
         self.hear(turn, attempt, Said::Launched);
-        let kind = self
-            .processes()
-            .find(|process| process.attempt == attempt)
-            .map(|process| &self.spec_of(process).kind);
-        if let Some(Kind::Foreign(readiness)) = kind {
-            let ready = *readiness == Readiness::Started;
-            self.greeted(turn, attempt, Leadership::NotNeeded, ready);
-        }
+        let Some(process) = self.processes().find(|process| process.attempt == attempt) else {
+            return;
+        };
+        let ready = match &self.spec_of(process).kind {
+            _ if process.step.is_some() => false,
+            Kind::Foreign(readiness) => *readiness == Readiness::Started,
+            Kind::Task => false,
+            Kind::Native => return,
+        };
+        self.greeted(turn, attempt, Leadership::NotNeeded, ready);
     }
 
     /// Foreign programs that an earlier daemon started were looked at by that one: those that stay
@@ -462,11 +475,15 @@ impl Service {
             .replicas
             .iter()
             .filter_map(Replica::current)
-            .filter(|process| self.spec_of(process).kind != Kind::Native)
-            .map(|process| process.attempt)
+            .map(|process| {
+                let foreign = matches!(self.spec_of(process).kind, Kind::Foreign(_));
+                (process.attempt, foreign && process.step.is_none())
+            })
             .collect();
-        for attempt in adopted {
-            self.greeted(turn, attempt, Leadership::NotNeeded, true);
+        for (attempt, ready) in adopted {
+            if !self.has_line(attempt) {
+                self.greeted(turn, attempt, Leadership::NotNeeded, ready);
+            }
         }
     }
 

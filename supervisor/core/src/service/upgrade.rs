@@ -12,7 +12,7 @@ use crate::turn::Turn;
 impl Service {
     /// Starts the replacement, if a process can be started beside the old one now.
     pub(super) fn begin_upgrade(&mut self, turn: &mut Turn, at: usize, to: Version) {
-        let Some(incoming) = self.launch_process(turn, at, to.clone()) else {
+        let Some(incoming) = self.launch_first(turn, at, to.clone()) else {
             return;
         };
         let replica = &mut self.replicas[at];
@@ -86,6 +86,9 @@ impl Service {
         };
         let mut incoming = upgrade.incoming;
         incoming.enter(Phase::Ready, None);
+        incoming
+            .health
+            .begin(&self.releases[&incoming.version], turn.now);
         let (attempt, slot) = (incoming.attempt, incoming.slot);
         let old = std::mem::replace(&mut self.replicas[at].place, Place::Up(incoming));
         self.replicas[at].version = upgrade.to.clone();
@@ -151,7 +154,12 @@ impl Service {
             None => format!("the new process (attempt {attempt}) {outcome} before it could serve"),
         };
         let incoming = upgrade.incoming.clone();
+        let failed = upgrade.failed.is_some();
         self.bury(turn, at, &incoming, outcome);
+        if !failed && self.goes_on(at, &incoming, outcome) {
+            self.next_incoming(turn, at, &incoming);
+            return;
+        }
         self.end_upgrade(turn, at, RefusalKind::AbnormalTermination, &text);
     }
 

@@ -7,18 +7,24 @@ use insula_contract::id::{Attempt, ContractId, EdgeId, Epoch, ServiceName};
 use insula_contract::line::{ContractView, Leadership, ToService};
 use insula_contract::route::{RouteState, Target};
 use insula_core::core::{Core, Settings, Stored};
-use insula_core::event::{Action, Caller, ClientId, Event, Message, Order, Record, RequestId};
+use insula_core::event::{
+    Action, Caller, ClientId, Event, Message, Notice, Order, Record, RequestId, Vitality,
+};
 use insula_core::invariants::violations;
 use insula_core::process::Outcome;
 use insula_core::restart::RestartLimits;
 use insula_core::service::{Goal, Place, Service};
 use insula_core::spec::{
-    DataSpec, Kind, Limits, Need, Network, Offer, Principal, Readiness, RestartPolicy, ServiceSpec,
+    DataSpec, Kind, Limits, Liveness, Need, Network, Offer, Principal, Probe, Readiness,
+    RestartPolicy, ServiceSpec,
 };
 use insula_core::time::Time;
 use semver::Version;
 
 const SCHEMA: u64 = 7;
+/// How long after the last fault all must be well: some times the longest wait before a restart.
+const REST: Duration = Duration::from_secs(120);
+const NAMES: [&str; 5] = ["task", "store", "middle", "front", "guest"];
 
 #[derive(Debug, Default, Clone)]
 struct Fake {
@@ -29,6 +35,14 @@ struct Fake {
     /// The epoch it writes under.
     leads: Option<Epoch>,
     stubborn: bool,
+    /// Runs a command before the start, or a task: it has no line and ends by itself.
+    passing: bool,
+}
+
+impl Fake {
+    fn has_line(&self) -> bool {
+        !self.passing && self.service != "guest"
+    }
 }
 
 pub(crate) struct World {
@@ -60,10 +74,10 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
         version: Version::new(version.0, version.1, 0),
         description: String::new(),
         command: vec!["x".into()],
-        kind: if name == "guest" {
-            Kind::Foreign(Readiness::Notify)
-        } else {
-            Kind::Native
+        kind: match name {
+            "guest" => Kind::Foreign(Readiness::Notify),
+            "task" => Kind::Task,
+            _ => Kind::Native,
         },
         sockets: BTreeMap::new(),
         profile: "dense".into(),
@@ -75,6 +89,33 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
             version.0 as u16 + 1
         } else {
             1
+        },
+        // The front is asked whether it works, and so is the guest; both are made ready first.
+        before_start: match name {
+            "guest" => vec![vec!["a".into()], vec!["b".into()]],
+            "front" => vec![vec!["a".into()]],
+            _ => vec![],
+        },
+        liveness: matches!(name, "guest" | "front").then(|| Liveness {
+            probe: Probe::Tcp(([127, 0, 0, 1], 1).into()),
+            every: Duration::from_secs(5),
+            timeout: Duration::from_millis(500),
+            failures: 2,
+        }),
+        watchdog: match name {
+            "guest" => Some(Duration::from_secs(3)),
+            "store" => None,
+            _ => Some(Duration::from_millis(400)),
+        },
+        restarts: RestartLimits {
+            intensity: 1_000_000,
+            start_tries: 1_000_000,
+            ..RestartLimits::default()
+        },
+        after: match name {
+            "guest" => BTreeSet::from(["task".parse().unwrap(), "store".parse().unwrap()]),
+            "middle" => BTreeSet::from(["task".parse().unwrap()]),
+            _ => BTreeSet::new(),
         },
         autostart: true,
         restart: RestartPolicy::Always,
@@ -109,6 +150,7 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let releases = vec![
+            spec("task", (1, 0), &[], &[]),
             spec("store", (1, 0), &["store@1"], &[]),
             spec("store", (1, 1), &["store@1"], &[]),
             spec("middle", (1, 0), &["middle@1"], &["store@1"]),
@@ -143,7 +185,7 @@ impl World {
                 spec: Box::new(spec),
             });
         }
-        for name in ["store", "middle", "front", "guest"] {
+        for name in NAMES {
             world.order(name, Order::Start);
         }
         world
@@ -151,11 +193,6 @@ impl World {
 
     fn settings(seed: u64, run: u32) -> Settings {
         Settings {
-            limits: RestartLimits {
-                intensity: 1_000_000,
-                start_tries: 1_000_000,
-                ..RestartLimits::default()
-            },
             first_attempt: Attempt::first_of_run(run),
             first_uid: Some(1000),
             seed,
@@ -189,6 +226,23 @@ impl World {
             service,
             order,
         });
+    }
+
+    /// A program says after a while that it lives.
+    fn feed(&mut self, attempt: Attempt) {
+        let notice = Notice::Watchdog;
+        self.later(1_000, Event::Notified { attempt, notice });
+    }
+
+    fn notice(&mut self) -> Notice {
+        match self.random(6) {
+            0 => Notice::Status("busy".to_owned()),
+            1 => Notice::WatchdogTrigger,
+            2 => Notice::WatchdogUsec(Duration::from_millis(self.random(2_000))),
+            3 => Notice::ExtendTimeout(Duration::from_millis(500)),
+            4 => Notice::Stopping,
+            _ => Notice::Watchdog,
+        }
     }
 
     fn fail(&self, what: &str) -> ! {
@@ -268,7 +322,8 @@ impl World {
             .collect();
         for attempt in living {
             let fake = self.fakes[&attempt].clone();
-            if fake.service == "guest" {
+            if !fake.has_line() {
+                self.feed(attempt);
                 continue;
             }
             // It is adopted only if the core still knows it.
@@ -309,6 +364,7 @@ impl World {
                 attempt,
                 instance,
                 uses,
+                step,
                 ..
             } => {
                 for (provider, _) in uses {
@@ -331,6 +387,7 @@ impl World {
                     service: instance.service.to_string(),
                     exists: true,
                     stubborn,
+                    passing: step.is_some() || instance.service.as_str() == "task",
                     ..Fake::default()
                 };
                 self.later(
@@ -340,7 +397,14 @@ impl World {
                         pid: attempt.0 as i32,
                     },
                 );
-                if fake.service == "guest" {
+                if fake.passing {
+                    if !self.odds(30) {
+                        let code = i32::from(self.odds(8));
+                        let outcome = Outcome::Code(code);
+                        self.later(30, Event::Exited { attempt, outcome });
+                    }
+                } else if fake.service == "guest" {
+                    self.feed(attempt);
                     // It has no line, and is found to be ready some time.
                     if !self.odds(30) {
                         self.later(20, Event::Ready { attempt });
@@ -385,6 +449,38 @@ impl World {
                             outcome: Outcome::Signal(9),
                         },
                     );
+                }
+            }
+            Action::Probe { attempt, number } => {
+                if !self
+                    .fakes
+                    .get(&attempt)
+                    .is_some_and(|f| f.exists && !f.passing)
+                {
+                    self.fail("somebody is probed who cannot answer");
+                }
+                if !self.odds(20) {
+                    let result = if self.odds(4) {
+                        Err("refused".to_owned())
+                    } else {
+                        Ok(())
+                    };
+                    let answer = Event::Probed {
+                        attempt,
+                        number,
+                        result,
+                    };
+                    self.later(500, answer);
+                }
+            }
+            Action::Examine { attempt } => {
+                let vitality = match self.random(3) {
+                    0 => Vitality::Working,
+                    1 if self.faults => Vitality::Stuck("it does nothing".to_owned()),
+                    _ => Vitality::Starved,
+                };
+                if !self.odds(20) {
+                    self.later(20, Event::Examined { attempt, vitality });
                 }
             }
             Action::Forget { attempt } => {
@@ -454,9 +550,9 @@ impl World {
         if self
             .fakes
             .get(&attempt)
-            .is_some_and(|fake| fake.service == "guest")
+            .is_some_and(|fake| !fake.has_line())
         {
-            self.fail(&format!("a guest is told {message:?}"));
+            self.fail(&format!("{message:?} is said to one without a line"));
         }
         if !self.fakes.get(&attempt).is_some_and(|fake| fake.exists) {
             return;
@@ -501,9 +597,13 @@ impl World {
                 ToService::Welcome { .. }
                 | ToService::Serve(_)
                 | ToService::Use(_)
-                | ToService::Unserve { .. }
-                | ToService::Ping { .. },
+                | ToService::Unserve { .. },
             ) => {}
+            Message::Plain(ToService::Ping { ping }) => {
+                if !self.odds(3) {
+                    self.later(200, Event::Ponged { attempt, ping });
+                }
+            }
         }
     }
 
@@ -524,6 +624,13 @@ impl World {
             (Some(key), _) => {
                 self.now = self.now.max(key.0);
                 let event = self.queue.remove(&key).unwrap();
+                if let Event::Notified { attempt, notice } = &event
+                    && *notice == Notice::Watchdog
+                    && self.fakes.get(attempt).is_some_and(|fake| fake.exists)
+                    && !self.odds(30)
+                {
+                    self.feed(*attempt);
+                }
                 if let Event::Exited { attempt, .. } = &event {
                     let Some(fake) = self.fakes.get_mut(attempt).filter(|fake| fake.exists) else {
                         return true;
@@ -548,7 +655,7 @@ impl World {
             }
             match self.random(100) {
                 0..2 => {
-                    let name = ["store", "middle", "front", "guest"][self.random(4) as usize];
+                    let name = NAMES[self.random(NAMES.len() as u64) as usize];
                     let order = match self.random(12) {
                         10 | 11 => Order::Scale(1 + self.random(5) as u16),
                         0 | 1 => Order::Stop,
@@ -582,13 +689,31 @@ impl World {
                     let attempts: Vec<_> = self.fakes.keys().copied().collect();
                     if !attempts.is_empty() {
                         let attempt = attempts[self.random(attempts.len() as u64) as usize];
-                        let event = match self.random(4) {
+                        let event = match self.random(10) {
                             0 if self.fakes[&attempt].ready => Event::Ready { attempt },
                             1 => Event::Leading {
                                 attempt,
                                 epoch: Epoch(1),
                             },
                             2 => Event::Launched { attempt, pid: 1 },
+                            3 => Event::Suspected {
+                                attempt,
+                                waited: Duration::from_secs(1),
+                            },
+                            4 => Event::Notified {
+                                attempt,
+                                notice: self.notice(),
+                            },
+                            5 => Event::Ponged { attempt, ping: 1 },
+                            6 => Event::Probed {
+                                attempt,
+                                number: 1,
+                                result: Err("late".to_owned()),
+                            },
+                            7 => Event::Examined {
+                                attempt,
+                                vitality: Vitality::Stuck("it is dead".to_owned()),
+                            },
                             _ => Event::Ticked,
                         };
                         self.turn(event);
@@ -628,11 +753,12 @@ impl World {
         for fake in self.fakes.values_mut() {
             fake.stubborn = false;
         }
-        for name in ["store", "middle", "front", "guest"] {
+        for name in NAMES {
             self.order(name, Order::Start);
         }
         let mut steps = 0;
-        while self.step() {
+        let end = self.now + REST.as_nanos() as u64;
+        while self.now < end && self.step() {
             steps += 1;
             if steps > 20_000 {
                 self.fail("it never comes to rest");
@@ -642,7 +768,8 @@ impl World {
             // A launch that fails is fatal until a person acts.
             for replica in &service.replicas {
                 let excused = matches!(replica.place, Place::Fatal { .. } | Place::Waiting { .. });
-                if service.goal == Goal::Up && !replica.is_ready() && !excused {
+                let done = service.name.as_str() == "task" && service.is_ready();
+                if service.goal == Goal::Up && !replica.is_ready() && !excused && !done {
                     self.fail(&format!("{} does not come up", service.name));
                 }
                 if replica.processes().count() > 1 {
@@ -710,7 +837,8 @@ impl World {
             return;
         };
         let users: &[&str] = match service.name.as_str() {
-            "store" => &["middle", "front"],
+            "task" => &["middle", "guest"],
+            "store" => &["middle", "front", "guest"],
             "middle" => &["front"],
             _ => &[],
         };
