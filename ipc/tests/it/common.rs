@@ -17,7 +17,7 @@ use insula_ipc::server::{
 use serde::{Deserialize, Serialize};
 
 /// No wait of a test lasts longer.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(20);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// What the service does, besides answering.
 #[derive(Default)]

@@ -134,7 +134,7 @@ macro_rules! method {
             const ID: u16 = $id;
             const NAME: &'static str = stringify!($name);
             const SAFETY: Safety = Safety::$safety;
-            const DEADLINE: Duration = Duration::from_secs(20);
+            const DEADLINE: Duration = Duration::from_secs(60);
         }
     };
 }

@@ -213,10 +213,10 @@ fn a_deadline_ends_a_call_that_waits_and_a_new_provider_answers_one_that_was_kep
 #[insula_ipc::contract(name = "again", major = 1, error = Never, crate = insula_ipc)]
 trait Again {
     /// The number.
-    #[method(id = 1, idempotent, deadline = "20s")]
+    #[method(id = 1, idempotent, deadline = "60s")]
     fn number(request: u64) -> u64;
     /// Always seven.
-    #[method(id = 2, idempotent, deadline = "20s")]
+    #[method(id = 2, idempotent, deadline = "60s")]
     fn seven() -> u64;
 }
 

@@ -22,10 +22,10 @@ const CONSUMER: Attempt = Attempt(9);
 #[contract(name = "slow", major = 1, error = Never, in_flight = 8, crate = insula_ipc)]
 pub(crate) trait Slow {
     /// May be executed twice.
-    #[method(id = 1, idempotent, deadline = "20s")]
+    #[method(id = 1, idempotent, deadline = "60s")]
     fn repeat(request: Number) -> Number;
     /// May not.
-    #[method(id = 2, deadline = "20s")]
+    #[method(id = 2, deadline = "60s")]
     fn risk(request: Number) -> Number;
 }
 

@@ -574,7 +574,8 @@ fn with_fail_fast_calls_to_a_bad_instance_end_at_once_and_one_tries_again() {
     serve(&mut server, &host, FLOODER, EdgeLimits::default());
     let mut policy = stubborn();
     policy.breaker.consecutive = 2;
-    policy.breaker.open_for = Duration::from_millis(20);
+    let open_for = Duration::from_millis(200);
+    policy.breaker.open_for = open_for;
     policy.breaker.fail_fast = true;
     let connection = edge_with(&host, FLOODER, policy)
         .connect::<Ledger>()
@@ -583,20 +584,21 @@ fn with_fail_fast_calls_to_a_bad_instance_end_at_once_and_one_tries_again() {
         deadline: Some(Duration::from_millis(1)),
         ..CallOptions::default()
     };
+    let begun = Instant::now();
     for _ in 0..2 {
         let late = connection.call::<Echo>(&text("late"), soon).unwrap_err();
         assert_eq!(late, CallError::DeadlineExceeded);
     }
-    let refused = connection.submit::<Echo>(&text("now?"), CallOptions::default());
-    assert_eq!(refused.unwrap_err(), CallError::Unavailable);
     // Its time over, one call tries, and only one.
     let mut probe = None;
     wait_until("the probe", || {
-        probe = connection
-            .submit::<Echo>(&text("now?"), CallOptions::default())
-            .ok();
+        match connection.submit::<Echo>(&text("now?"), CallOptions::default()) {
+            Ok(ticket) => probe = Some(ticket),
+            Err(error) => assert_eq!(error, CallError::Unavailable),
+        }
         probe.is_some()
     });
+    assert!(begun.elapsed() >= open_for, "a call was made before");
     let second = connection.submit::<Echo>(&text("now?"), CallOptions::default());
     assert_eq!(second.unwrap_err(), CallError::Unavailable);
     assert_eq!(outcomes(&mut server, vec![probe.unwrap()]), [Ok(())]);

@@ -55,19 +55,19 @@ pub(crate) struct Note<'a> {
 #[contract(name = "shapes", major = 1, error = ShapesError, crate = insula_ipc)]
 pub(crate) trait Shapes {
     /// By copy.
-    #[method(id = 1, idempotent, deadline = "20s")]
+    #[method(id = 1, idempotent, deadline = "60s")]
     fn next(request: Sample) -> Sample;
     /// In place.
-    #[method(id = 2, idempotent, deadline = "20s")]
+    #[method(id = 2, idempotent, deadline = "60s")]
     fn sum(request: InPlace<'_, Series>) -> f64;
     /// Written in place.
-    #[method(id = 3, idempotent, deadline = "20s")]
+    #[method(id = 3, idempotent, deadline = "60s")]
     fn fill(request: u64) -> InPlace<'_, Series>;
     /// Bytes there and back.
-    #[method(id = 4, idempotent, deadline = "20s")]
+    #[method(id = 4, idempotent, deadline = "60s")]
     fn reverse(request: Bytes<'_, BLOB>) -> Bytes<'_, BLOB>;
     /// Postcard there and back.
-    #[method(id = 5, idempotent, deadline = "20s")]
+    #[method(id = 5, idempotent, deadline = "60s")]
     fn turn(request: Note<'_>) -> Note<'_>;
     /// Samples.
     #[stream(id = 1, lossless, history = 1)]

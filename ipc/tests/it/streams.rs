@@ -40,7 +40,7 @@ pub(crate) struct Tick<'a> {
 #[contract(name = "feed", major = 1, error = FeedError, crate = insula_ipc)]
 pub(crate) trait Feed {
     /// How many subscribers of `all` there are.
-    #[method(id = 1, idempotent, deadline = "20s")]
+    #[method(id = 1, idempotent, deadline = "60s")]
     fn listeners() -> u64;
     /// The newest.
     #[stream(id = 1, latest)]
