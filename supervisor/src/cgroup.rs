@@ -58,6 +58,13 @@ impl Groups {
         })
     }
 
+    /// The cgroup of an attempt that was made before.
+    pub fn find(&self, attempt: Attempt) -> io::Result<Group> {
+        Ok(Group {
+            directory: File::open(self.of(attempt))?,
+        })
+    }
+
     /// Kills all that is in the cgroup of an attempt.
     pub fn kill(&self, attempt: Attempt) -> io::Result<()> {
         match fs::write(self.of(attempt).join("cgroup.kill"), "1") {

@@ -14,6 +14,7 @@ pub mod line;
 pub mod memory;
 pub mod meters;
 pub mod paths;
+mod probe;
 pub mod release;
 mod removal;
 pub mod watch;

@@ -128,6 +128,8 @@ impl Place {
             output: None,
             line: None,
             sockets: Vec::new(),
+            watchdog: None,
+            tied: false,
             uid: None,
             cpus: vec![],
             nice: None,

@@ -226,7 +226,12 @@ impl Driver {
                 self.page(used.edge, used.consumer)
                     .map(|page| (ToService::Use(used), vec![page]))
             }
-            Message::Plain(message) => Ok((message, Vec::new())),
+            Message::Plain(message) => {
+                if matches!(message, ToService::Ping { .. }) {
+                    self.begin_suspicion(attempt);
+                }
+                Ok((message, Vec::new()))
+            }
         };
         match ready {
             Ok((message, descriptors)) => {
@@ -272,6 +277,7 @@ impl Driver {
         });
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
         self.meters.remove(&attempt);
+        self.end_suspicion(attempt);
         if let Some(groups) = &self.groups {
             // What a process left in its cgroup goes with it.
             log_io("remove a cgroup", groups.remove(attempt));

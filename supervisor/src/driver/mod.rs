@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use insula_contract::id::Attempt;
+use insula_contract::id::{Attempt, ContractId};
 use insula_contract::schema::Schema;
 use insula_core::core::{Core, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
@@ -43,6 +43,7 @@ use crate::release::Depot;
 use ask::{Ask, ReleaseRow};
 use clients::ClientLine;
 use forms::Forms;
+use health::Suspect;
 use processes::ProcessHandle;
 
 /// Why the daemon cannot go on.
@@ -97,6 +98,10 @@ pub struct Driver {
     /// By attempt: of a service's process, or of a local client's edge.
     meters: BTreeMap<Attempt, Meters>,
     processes: BTreeMap<Attempt, ProcessHandle>,
+    /// Those that were found not to answer, and are watched.
+    suspects: BTreeMap<Attempt, Suspect>,
+    /// How many suspicions there were.
+    suspicions: u64,
     /// What foreign programs listen on.
     sockets: Sockets,
     clients: BTreeMap<ClientId, ClientLine>,
@@ -124,6 +129,10 @@ pub(crate) enum News {
     ClientLeft(ClientId),
     /// A local client asks something.
     Asked(ClientId, Box<insula_contract::local::Ask>),
+    /// A request to a contract waits too long, at a service or a local client.
+    Late(Option<Attempt>, ContractId, Duration),
+    /// A suspect can be judged: which, and under which suspicion.
+    LookDue(Attempt, u64),
     /// An installation ended.
     Installed(Box<install::Outcome>),
 }
@@ -165,6 +174,8 @@ impl Driver {
             steady_tsc: insula_ipc::meters::has_steady_tsc(),
             meters: restore::meters(&found),
             processes: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            suspicions: 0,
             sockets: Sockets::default(),
             clients: BTreeMap::new(),
             forms: Forms::default(),
@@ -240,7 +251,14 @@ impl Driver {
 
     fn take(&mut self, news: News) -> Result<(), DriverError> {
         match news {
-            News::Event(event) => self.turn(event),
+            News::Event(event) => {
+                if let Event::Ponged { attempt, .. } = &event {
+                    self.end_suspicion(*attempt);
+                }
+                self.turn(event)
+            }
+            News::Late(who, contract, waited) => self.late(who, &contract, waited),
+            News::LookDue(attempt, number) => self.look(attempt, number),
             News::Client(arrival) => {
                 self.welcome_client(*arrival);
                 Ok(())

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use insula_contract::id::{Attempt, Instance, ServiceName};
 use insula_contract::line::{
@@ -27,6 +28,7 @@ use crate::launch::{Access, Launch, LaunchError, Network, system_access};
 use crate::ledger::Identity;
 use crate::line::{Line, LineError};
 use crate::paths::Paths;
+use crate::probe::Recipe;
 use crate::watch;
 
 /// Environment variable: the release's version.
@@ -66,7 +68,9 @@ fn prepare(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 pub(super) struct ProcessHandle {
     pidfd: Arc<AsyncFd<OwnedFd>>,
     line: mpsc::UnboundedSender<(ToService, Vec<OwnedFd>)>,
-    tasks: Vec<AbortHandle>,
+    pub(super) tasks: Vec<AbortHandle>,
+    /// The liveness probe that is under way, or the last one.
+    pub(super) probing: Option<AbortHandle>,
 }
 
 impl ProcessHandle {
@@ -87,7 +91,7 @@ impl ProcessHandle {
 
     /// Lets go of a process that is gone.
     pub(super) fn end(self) {
-        for task in self.tasks {
+        for task in self.tasks.into_iter().chain(self.probing) {
             task.abort();
         }
     }
@@ -177,19 +181,14 @@ impl Driver {
                     .of(&instance.service, &spec.sockets)
                     .map_err(prepare("open its sockets"))?,
             },
+            watchdog: spec.watchdog.filter(|_| notify.is_some()),
+            tied: false,
             uid,
-            cpus: match profile.cpus {
-                Cpus::All => Vec::new(),
-                Cpus::List(cpus) => cpus,
-            },
+            cpus: cpus(profile.cpus),
             nice: None,
-            limits: vec![(Resource::RLIMIT_NOFILE, spec.limits.open_files)],
+            limits: limits(&spec),
             access: self.walls.has_landlock().then(|| system_access().and(own)),
-            network: Network {
-                // A service that may use the network at large may listen where it likes, too.
-                listen: spec.listen.clone(),
-                connect: spec.network != spec::Network::None,
-            },
+            network: network(&spec),
             cgroup: group.as_ref().map(Group::descriptor),
         };
         let launched = crate::launch::spawn(&launch)?;
@@ -197,13 +196,8 @@ impl Driver {
             Identity::of(launched.pid, &launched.pidfd).map_err(prepare("tell its identity"))?;
         let mut handle = self.watch(attempt, launched.pidfd, native)?;
         if let Some(readiness) = readiness {
-            let news = self.news.clone();
-            let probe = tokio::spawn(async move {
-                crate::foreign::ready(attempt, readiness, notify).await;
-                // The loop ends before the daemon does.
-                let _ = news.send(News::Event(Event::Ready { attempt }));
-            });
-            handle.tasks.push(probe.abort_handle());
+            let task = self.await_readiness(attempt, launched.pid, &readiness, notify)?;
+            handle.tasks.extend(task);
         }
         self.processes.insert(attempt, handle);
         self.ledger.store_process(attempt, &identity)?;
@@ -232,7 +226,73 @@ impl Driver {
             let talk = tokio::spawn(talk(self.paths.clone(), attempt, words, self.news.clone()));
             tasks.push(talk.abort_handle());
         }
-        Ok(ProcessHandle { pidfd, line, tasks })
+        Ok(ProcessHandle {
+            pidfd,
+            line,
+            tasks,
+            probing: None,
+        })
+    }
+
+    /// How a command of an attempt's release is run beside its program.
+    pub(super) fn recipe(
+        &self,
+        attempt: Attempt,
+        command: &[String],
+    ) -> Result<Recipe, StartError> {
+        let gone = || prepare("find the program")(io::ErrorKind::NotFound.into());
+        let service = self.core.service_of(attempt).ok_or_else(gone)?;
+        let process = service
+            .processes()
+            .find(|process| process.attempt == attempt)
+            .ok_or_else(gone)?;
+        let instance = service.instance_of(attempt).ok_or_else(gone)?;
+        let spec = &service.releases[&process.version];
+        let release = self
+            .depot
+            .directory(&spec.name, &spec.version)
+            .ok_or_else(|| StartError::NoRelease(spec.version.clone()))?;
+        let data = self.paths.data(&spec.name);
+        let mut environment = environment(spec, attempt, &instance, &data, None);
+        // The next daemon would take it for the program.
+        environment.retain(|(key, _)| key != ENV_ATTEMPT);
+        let own = Access {
+            read_only: Vec::new(),
+            execute: vec![release.clone()],
+            read_write: vec![data.clone()],
+        };
+        let group = self.groups.as_ref().map(|groups| groups.find(attempt));
+        Ok(Recipe {
+            executable: release.join(&command[0]),
+            arguments: command[1..].iter().map(OsString::from).collect(),
+            environment,
+            directory: data,
+            uid: service.uid,
+            cpus: cpus(self.profile(&spec.profile).cpus),
+            limits: limits(spec),
+            access: self.walls.has_landlock().then(|| system_access().and(own)),
+            network: network(spec),
+            group: group.transpose().map_err(prepare("open its cgroup"))?,
+        })
+    }
+}
+
+fn cpus(cpus: Cpus) -> Vec<usize> {
+    match cpus {
+        Cpus::All => Vec::new(),
+        Cpus::List(cpus) => cpus,
+    }
+}
+
+fn limits(spec: &ServiceSpec) -> Vec<(Resource, u64)> {
+    vec![(Resource::RLIMIT_NOFILE, spec.limits.open_files)]
+}
+
+fn network(spec: &ServiceSpec) -> Network {
+    Network {
+        // A service that may use the network at large may listen where it likes, too.
+        listen: spec.listen.clone(),
+        connect: spec.network != spec::Network::None,
     }
 }
 
@@ -315,6 +375,11 @@ async fn exchange(
                     return LineError::Schemas;
                 }
                 Ok(FromService::Schema(schema)) => schemas.push(schema),
+                Ok(FromService::Late { contract, waited_ms }) => {
+                    let waited = Duration::from_millis(waited_ms);
+                    // The loop ends before the daemon does.
+                    let _ = news.send(News::Late(Some(attempt), contract, waited));
+                }
                 Ok(message) => {
                     let schemas = std::mem::take(&mut schemas);
                     // The loop ends before the daemon does.

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use insula_contract::id::Attempt;
 use insula_core::core::Stored;
 use insula_core::event::Record;
-use insula_core::spec::{Kind, ServiceSpec};
+use insula_core::spec::{Kind, Readiness, ServiceSpec};
 use thiserror::Error;
 
 use super::processes::StartError;
@@ -212,6 +212,7 @@ fn is_step(stored: &Stored, attempt: Attempt) -> bool {
 impl Driver {
     pub(super) fn take_up(&mut self, found: Found) -> Result<(), DriverError> {
         let Found { stored, living } = found;
+        let mut notifying = Vec::new();
         for (attempt, (pid, pidfd)) in living {
             tracing::info!(%attempt, pid, "found a living process of an earlier daemon");
             let spec = spec_of(&stored, attempt);
@@ -219,6 +220,9 @@ impl Driver {
                 spec.is_none_or(|spec| spec.kind == Kind::Native) && !is_step(&stored, attempt);
             if let Some(spec) = spec {
                 self.sockets.recover(&spec.name, &spec.sockets, &pidfd);
+                if spec.kind == Kind::Foreign(Readiness::Notify) && !is_step(&stored, attempt) {
+                    notifying.push((attempt, pid));
+                }
             }
             let handle = self.watch(attempt, pidfd, native);
             let handle = handle.map_err(setup::<StartError>("watch an adopted process"))?;
@@ -229,6 +233,10 @@ impl Driver {
             .clear_but(|attempt| alive.contains_key(&attempt))
             .map_err(setup("clear old channels"))?;
         let decision = self.core.restore(now(), stored);
+        for (attempt, pid) in notifying {
+            let uid = self.core.service_of(attempt).and_then(|known| known.uid);
+            self.hear_again(attempt, pid, uid);
+        }
         self.carry_out(decision)
     }
 }

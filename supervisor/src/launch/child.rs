@@ -84,6 +84,8 @@ steps! {
     Directory => "enter its directory",
     /// No program it ever runs can give it more.
     Privileges => "give up new privileges",
+    /// It ends with the daemon.
+    Tie => "tie it to the daemon",
     /// The Landlock wall.
     Landlock => "enforce its Landlock rules",
     /// No signal is blocked.
@@ -104,6 +106,10 @@ pub(super) struct Parts {
     pub(super) line: Option<OwnedFd>,
     /// Listening sockets, for the numbers from 3 where there is no line.
     pub(super) sockets: Vec<OwnedFd>,
+    /// Names of variables whose value is the process's own number.
+    pub(super) numbered: Vec<&'static str>,
+    /// Whether it is killed when the daemon ends.
+    pub(super) tied: bool,
     pub(super) uid: Option<u32>,
     pub(super) cpus: Option<CpuMask>,
     pub(super) nice: Option<i32>,
@@ -120,17 +126,36 @@ pub(super) struct Prepared {
     parts: Parts,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
-    /// `LISTEN_PID=` and room for the number, which only the child knows.
-    listen_pid: Option<Box<[AtomicU8; LISTEN_PID_SIZE]>>,
+    /// Variables with room for the process's number, which only the child knows.
+    numbered: Vec<Numbered>,
 }
 
-const LISTEN_PID: &[u8] = b"LISTEN_PID=";
-/// The name, ten digits, and the end.
-const LISTEN_PID_SIZE: usize = LISTEN_PID.len() + 10 + 1;
+/// A variable whose value is the process's own number.
+#[derive(Debug)]
+struct Numbered {
+    /// `NAME=`, room for ten digits, and the end.
+    text: Box<[AtomicU8]>,
+    /// Where the number begins.
+    at: usize,
+}
 
-/// Writes a process id behind `LISTEN_PID=`; touches nothing else.
-fn write_pid(place: &[AtomicU8; LISTEN_PID_SIZE], pid: c_long) {
-    let mut digits = [0_u8; 10];
+impl Numbered {
+    fn new(name: &str) -> Self {
+        let text = name.bytes().chain(*b"=").chain([0; DIGITS + 1]);
+        Self {
+            text: text.map(AtomicU8::new).collect(),
+            at: name.len() + 1,
+        }
+    }
+}
+
+/// Of a process id at most.
+const DIGITS: usize = 10;
+
+/// Writes a process id behind the name of a variable; touches nothing else.
+fn write_pid(variable: &Numbered, pid: c_long) {
+    let place = &variable.text;
+    let mut digits = [0_u8; DIGITS];
     let mut rest = pid;
     let mut count = 0;
     while rest > 0 && count < digits.len() {
@@ -138,8 +163,8 @@ fn write_pid(place: &[AtomicU8; LISTEN_PID_SIZE], pid: c_long) {
         rest /= 10;
         count += 1;
     }
-    let mut at = LISTEN_PID.len();
-    while count > 0 && at < LISTEN_PID_SIZE - 1 {
+    let mut at = variable.at;
+    while count > 0 && at < place.len() - 1 {
         count -= 1;
         place[at].store(digits[count], Ordering::Relaxed);
         at += 1;
@@ -158,19 +183,19 @@ impl Prepared {
     /// Lays out the arrays of pointers; the texts are not touched afterwards.
     pub(super) fn new(parts: Parts) -> Self {
         let (argv, mut envp) = (pointers(&parts.arguments), pointers(&parts.environment));
-        let listen_pid = (!parts.sockets.is_empty()).then(|| {
-            let text = Box::new(std::array::from_fn(|at| {
-                AtomicU8::new(LISTEN_PID.get(at).copied().unwrap_or(0))
-            }));
-            let first: *const AtomicU8 = <[AtomicU8]>::as_ptr(&*text);
-            envp.insert(0, first.cast());
-            text
-        });
+        let numbered: Vec<_> = parts
+            .numbered
+            .iter()
+            .map(|name| Numbered::new(name))
+            .collect();
+        for variable in &numbered {
+            envp.insert(0, variable.text.as_ptr().cast());
+        }
         Self {
             parts,
             argv,
             envp,
-            listen_pid,
+            numbered,
         }
     }
 
@@ -244,9 +269,12 @@ pub(super) fn run(prepared: &Prepared) -> ! {
         beyond += 1;
         socket += 1;
     }
-    if let Some(place) = &prepared.listen_pid {
+    let mut variable = 0;
+    while variable < prepared.numbered.len() {
         // SAFETY: no arguments; it cannot fail.
-        write_pid(place, unsafe { libc::syscall(libc::SYS_getpid) });
+        let pid = unsafe { libc::syscall(libc::SYS_getpid) };
+        write_pid(&prepared.numbered[variable], pid);
+        variable += 1;
     }
     // Marked, not closed: the ruleset and the error pipe are still needed.
     step!(Closing: libc::SYS_close_range, beyond, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
@@ -288,6 +316,10 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     step!(Capabilities: libc::SYS_capset, head.as_ptr(), none.as_ptr());
     step!(Directory: libc::SYS_chdir, parts.directory.as_ptr());
     step!(Privileges: libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if parts.tied {
+        // After the change of user, which would undo it.
+        step!(Tie: libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+    }
     if let Some(ruleset) = &parts.ruleset {
         step!(Landlock: libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0);
     }

@@ -28,6 +28,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::Resource;
@@ -55,6 +56,11 @@ pub struct Launch<'a> {
     /// Listening sockets with their names, as `LISTEN_FDS` says them (sd_listen_fds(3)); not with a
     /// line.
     pub sockets: Vec<(&'a str, BorrowedFd<'a>)>,
+    /// How often it is to say on `$NOTIFY_SOCKET` that it lives (sd_watchdog_enabled(3)).
+    pub watchdog: Option<Duration>,
+    /// Whether the kernel kills it when the daemon's thread that launched it ends: for what nobody
+    /// would take charge of.
+    pub tied: bool,
     /// Its user and group id; `None` keeps the daemon's, still without any capability.
     pub uid: Option<u32>,
     /// The CPUs that it may use; empty leaves all that the daemon may use.
@@ -166,7 +172,16 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         )
         .collect::<Result<Vec<_>, _>>()?;
     let mut variables = launch.environment.clone();
+    let mut numbered = Vec::new();
+    if let Some(interval) = launch.watchdog {
+        variables.push((
+            "WATCHDOG_USEC".into(),
+            interval.as_micros().to_string().into(),
+        ));
+        numbered.push("WATCHDOG_PID");
+    }
     if !launch.sockets.is_empty() {
+        numbered.push("LISTEN_PID");
         let names: Vec<&str> = launch.sockets.iter().map(|(name, _)| *name).collect();
         variables.push(("LISTEN_FDS".into(), names.len().to_string().into()));
         variables.push(("LISTEN_FDNAMES".into(), names.join(":").into()));
@@ -216,6 +231,8 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         output,
         line,
         sockets,
+        numbered,
+        tied: launch.tied,
         uid: launch.uid,
         cpus: cpu_mask(&launch.cpus)?,
         nice: launch.nice,
