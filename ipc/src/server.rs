@@ -17,7 +17,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use insula_contract::id::{Attempt, EdgeId};
@@ -35,8 +34,7 @@ use crate::memory::MapError;
 use crate::meters::Meters;
 use crate::payload::WriteInPlace;
 use crate::stream::Outlets;
-use crate::sync;
-use bells::Watchers;
+use bells::{Control, Watchers};
 use edges::OpenEdge;
 pub use later::Later;
 use later::{Desk, Promise};
@@ -326,14 +324,13 @@ pub enum ServeError {
 /// Wakes a parked server from any thread.
 #[derive(Debug, Clone)]
 pub struct Waker {
-    control: Arc<AtomicU32>,
+    control: Arc<Control>,
 }
 
 impl Waker {
     /// Makes the server's next, or current, [`Server::park`] return.
     pub fn wake(&self) {
-        self.control.fetch_add(1, Ordering::SeqCst);
-        sync::wake_all(&self.control);
+        self.control.tell();
     }
 }
 
@@ -369,9 +366,11 @@ pub struct Server<D, J> {
     meters: Option<Meters>,
     sources: Sources,
     desk: Desk,
-    control: Arc<AtomicU32>,
+    control: Arc<Control>,
     /// The control word as the last park left it.
     control_seen: u32,
+    /// There is one edge, on whose bell alone the server sleeps.
+    sleeps_on_bell: bool,
     dispatch: D,
     journal: J,
     thread_bound: PhantomData<*mut ()>,
@@ -393,7 +392,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
     /// `attempt` and `slot` are the process's own, from the supervisor's welcome; `spin` is how
     /// long [`Server::turn`] spins for a request, [`Duration::MAX`] for ever.
     pub fn new(attempt: Attempt, slot: u8, spin: Duration, dispatch: D, journal: J) -> Self {
-        let control = Arc::new(AtomicU32::new(0));
+        let control = Arc::new(Control::default());
         Self {
             attempt,
             slot,
@@ -416,6 +415,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             }),
             control,
             control_seen: 0,
+            sleeps_on_bell: false,
             dispatch,
             journal,
             thread_bound: PhantomData,
@@ -468,6 +468,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         }
         open.announce(self.attempt);
         self.edges.push(open);
+        self.choose_bell();
         Ok(())
     }
 
@@ -481,6 +482,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         self.desk.forget(edge, consumer);
         self.edges.retain(|open| !open.is(edge, consumer));
         self.watchers.forget((edge, consumer));
+        self.choose_bell();
         self.first = 0;
         if D::Contract::NEEDS_JOURNAL
             && self.mode == Mode::Leading

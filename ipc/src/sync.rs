@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "the futex calls are raw system calls")]
 
+use std::mem::MaybeUninit;
 pub(crate) use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 pub(crate) use insula_contract::edge::Waiter;
@@ -25,7 +26,7 @@ pub(crate) struct Watched<'a> {
 
 /// The kernel's `struct futex_waitv`.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct WaitEntry {
     value: u64,
     address: u64,
@@ -35,20 +36,13 @@ struct WaitEntry {
 
 /// Sleeps until one of `words` is woken or differs from what was seen, or `timeout_ns` has passed.
 ///
-/// May also return for no reason. Words beyond [`WORDS_MAX`] are a programming error.
+/// May also return for no reason. Words beyond [`WORDS_MAX`] are a programming error. One word
+/// costs the kernel less than two: it allocates nothing and looks one page up.
 pub(crate) fn wait_any<'a>(words: impl IntoIterator<Item = Watched<'a>>, timeout_ns: Option<u64>) {
-    let mut entries = [WaitEntry::default(); WORDS_MAX];
-    let mut count = 0;
-    for watched in words {
-        assert!(count < WORDS_MAX, "more words than the kernel waits for");
-        entries[count] = WaitEntry {
-            value: u64::from(watched.seen),
-            address: watched.word.as_ptr() as u64,
-            flags: FUTEX2_SIZE_U32,
-            reserved: 0,
-        };
-        count += 1;
-    }
+    let mut words = words.into_iter();
+    let Some(first) = words.next() else {
+        return;
+    };
     let until = timeout_ns.map(|ns| {
         let end = clock::now_ns().saturating_add(ns).min(i64::MAX as u64);
         libc::timespec {
@@ -56,19 +50,10 @@ pub(crate) fn wait_any<'a>(words: impl IntoIterator<Item = Watched<'a>>, timeout
             tv_nsec: (end % 1_000_000_000) as libc::c_long,
         }
     });
-    let until_ptr = until.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: the first `count` entries describe words that live as long as the
-    // borrows in `words`; `until_ptr` is null or points to a timespec that outlives the call. Every outcome
-    // (woken, changed before, timeout, signal) is one that callers loop on.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_futex_waitv,
-            entries.as_ptr(),
-            count as libc::c_uint,
-            0 as libc::c_uint,
-            until_ptr,
-            libc::CLOCK_MONOTONIC,
-        )
+    let until = until.as_ref();
+    let result = match words.next() {
+        None => wait_one(first, until),
+        Some(second) => wait_many([first, second].into_iter().chain(words), until),
     };
     if result < 0 {
         let error = std::io::Error::last_os_error();
@@ -77,8 +62,55 @@ pub(crate) fn wait_any<'a>(words: impl IntoIterator<Item = Watched<'a>>, timeout
             error
                 .raw_os_error()
                 .is_some_and(|code| expected.contains(&code)),
-            "futex_waitv refused a wait: {error}"
+            "the kernel refused a wait: {error}"
         );
+    }
+}
+
+/// The time is a point of `CLOCK_MONOTONIC`, as `FUTEX_WAIT` alone would not have it.
+fn wait_one(watched: Watched<'_>, until: Option<&libc::timespec>) -> libc::c_long {
+    // SAFETY: the word lives as long as the borrow; the time is null or outlives the call, and the
+    // second address is not used.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            watched.word.as_ptr(),
+            libc::FUTEX_WAIT_BITSET,
+            watched.seen,
+            until.map_or(std::ptr::null(), std::ptr::from_ref),
+            std::ptr::null::<u32>(),
+            libc::FUTEX_BITSET_MATCH_ANY,
+        )
+    }
+}
+
+fn wait_many<'a>(
+    words: impl Iterator<Item = Watched<'a>>,
+    until: Option<&libc::timespec>,
+) -> libc::c_long {
+    let mut entries = [const { MaybeUninit::<WaitEntry>::uninit() }; WORDS_MAX];
+    let mut count = 0;
+    for watched in words {
+        assert!(count < WORDS_MAX, "more words than the kernel waits for");
+        entries[count].write(WaitEntry {
+            value: u64::from(watched.seen),
+            address: watched.word.as_ptr() as u64,
+            flags: FUTEX2_SIZE_U32,
+            reserved: 0,
+        });
+        count += 1;
+    }
+    // SAFETY: the first `count` entries were written and describe words that live as long as the
+    // borrows in `words`; the time is null or outlives the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            entries.as_ptr(),
+            count as libc::c_uint,
+            0 as libc::c_uint,
+            until.map_or(std::ptr::null(), std::ptr::from_ref),
+            libc::CLOCK_MONOTONIC,
+        )
     }
 }
 

@@ -26,7 +26,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::contract::Contract;
 use crate::header::Status;
 use crate::server::{Answer, AnswerKind, CallContext, Dispatch, OnceKey, ReplySlot};
-use crate::sync;
+use crate::{sync, wake};
 
 /// A route table with one edge to its entry 0, and the directory of its channels.
 #[derive(Debug)]
@@ -71,12 +71,15 @@ impl Host {
         header
             .capacity
             .store(route::CAPACITY as u32, Ordering::SeqCst);
-        let map = MmapRaw::map_raw(&host.page).expect("a mapping of the page");
-        // SAFETY: a writable mapping of PAGE_SIZE bytes, of atomics, that outlives this use.
-        let page = unsafe { &*map.as_ptr().cast::<EdgePage>() };
+        let map = host.map_page();
+        let page = edge_page(&map);
         page.magic.store(edge::MAGIC, Ordering::SeqCst);
         page.layout.store(edge::LAYOUT, Ordering::SeqCst);
         host
+    }
+
+    fn map_page(&self) -> MmapRaw {
+        MmapRaw::map_raw(&self.page).expect("a mapping of the page")
     }
 
     fn table(&self) -> &RouteTable {
@@ -138,6 +141,11 @@ impl Host {
             drained,
         );
         sync::wake_all(&entry.change);
+        let map = self.map_page();
+        wake::published();
+        for client in &edge_page(&map).clients {
+            wake::ring(client);
+        }
     }
 
     /// What the supervisor would tell the consumer.
@@ -180,6 +188,12 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.parent);
     }
+}
+
+fn edge_page(map: &MmapRaw) -> &EdgePage {
+    assert!(map.len() >= PAGE_SIZE, "a page");
+    // SAFETY: a writable mapping of a page at least, of atomics, that lives as long as the result.
+    unsafe { &*map.as_ptr().cast::<EdgePage>() }
 }
 
 fn path_text(path: &Path) -> String {

@@ -63,10 +63,11 @@ pub(crate) enum Last {
 /// Sleeps on the bells of all `sleepers` and on `other` at once, unless the last look finds work.
 ///
 /// `last_look` comes after the flags are set; it must also see what a change of `other` tells. May
-/// return for no reason. At most [`WORDS_MAX`]` - 1` sleepers.
+/// return for no reason. At most [`WORDS_MAX`]` - 1` sleepers. Without `other`, whoever has more
+/// to tell than a sender rings one of the bells.
 pub(crate) fn park<'a>(
     sleepers: impl Iterator<Item = &'a Waiter> + Clone,
-    other: Watched<'a>,
+    other: Option<Watched<'a>>,
     last_look: impl FnOnce() -> Last,
 ) {
     park_then(&mut (), sleepers, other, |()| last_look(), |()| {});
@@ -77,7 +78,7 @@ pub(crate) fn park<'a>(
 pub(crate) fn park_then<'a, S>(
     state: &mut S,
     sleepers: impl Iterator<Item = &'a Waiter> + Clone,
-    other: Watched<'a>,
+    other: Option<Watched<'a>>,
     last_look: impl FnOnce(&mut S) -> Last,
     before_getting_up: impl FnOnce(&mut S),
 ) {
@@ -90,7 +91,7 @@ pub(crate) fn park_then<'a, S>(
             word: &sleeper.bell,
             seen,
         });
-        wait_any(bells.chain([other]), timeout_ns);
+        wait_any(bells.chain(other), timeout_ns);
         before_getting_up(state);
     }
     for sleeper in sleepers {

@@ -9,14 +9,14 @@
 
 #![expect(
     unsafe_code,
-    reason = "maps the route table, and wakes its waiters by futex"
+    reason = "maps the route table and edge pages, and wakes their waiters by futex"
 )]
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use insula_contract::edge::{self, PAGE_SIZE};
 use insula_contract::id::Attempt;
@@ -132,7 +132,7 @@ impl RouteTable {
         // The earlier daemon may have died between a change and its announcement.
         for entry in table.get().entries.iter().filter(|entry| entry.is_used()) {
             entry.change.fetch_add(1, Ordering::SeqCst);
-            wake(entry);
+            wake(&entry.change);
         }
         Ok(table)
     }
@@ -175,21 +175,16 @@ impl RouteTable {
     pub fn publish(&self, route: u32, index: usize, target: Target, drained: Option<Attempt>) {
         let entry = &self.get().entries[route as usize];
         entry.publish(index, target, drained);
-        wake(entry);
+        wake(&entry.change);
     }
 }
 
-/// Wakes all who wait for the entry to change.
-fn wake(entry: &route::RouteEntry) {
+/// Wakes all who wait for the word to change.
+fn wake(word: &AtomicU32) {
     // SAFETY: the word lies in a live mapping; FUTEX_WAKE takes two integers beside it and does not
     // follow the other arguments. It is shared between processes, hence not PRIVATE.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            entry.change.as_ptr(),
-            libc::FUTEX_WAKE,
-            i32::MAX,
-        );
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX);
     }
 }
 
@@ -268,6 +263,27 @@ impl EdgePage {
             .split_once('.')?;
         let consumer = u64::from_str_radix(consumer, 16).ok()?;
         Some((route.parse().ok()?, Attempt(consumer)))
+    }
+
+    /// Wakes the consumer's ends that sleep, after a change of the edge's route.
+    ///
+    /// They sleep on their bells alone. The page is mapped for as long as this takes: what lies in
+    /// it is the ends' own, of any value, and cannot shrink.
+    pub fn ring(&self) -> io::Result<()> {
+        let map = MmapOptions::new().len(PAGE_SIZE).map_raw(&self.file)?;
+        // SAFETY: the map is as long as the page, page-aligned, and outlives this use; the file is
+        // sealed, so it stays that long. It consists of atomics, of which any bytes are a value.
+        let page = unsafe { &*map.as_ptr().cast::<edge::EdgePage>() };
+        // After the change, before the looks at the flags: of a client that goes to sleep and this
+        // daemon, one sees the other.
+        fence(Ordering::SeqCst);
+        for client in &page.clients {
+            if client.asleep.load(Ordering::Relaxed) != 0 {
+                client.bell.fetch_add(1, Ordering::SeqCst);
+                wake(&client.bell);
+            }
+        }
+        Ok(())
     }
 
     /// A descriptor for an end of the edge, which maps it for writing.

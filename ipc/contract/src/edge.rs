@@ -7,7 +7,9 @@
 //! How a waiter sleeps and is woken (decision 6): the waiter loads `bell`, sets `asleep`, looks
 //! once more whether there is work, and waits (futex) for `bell` to differ from what it loaded; on
 //! waking it clears `asleep`. A sender publishes its message, issues a sequentially consistent
-//! fence, and only where `asleep` is set counts `bell` up and wakes all waiters.
+//! fence, and only where `asleep` is set counts `bell` up and wakes all waiters. After a change of
+//! the route the supervisor does the same with every client slot, since a client sleeps on its bell
+//! alone.
 //!
 //! How a subscription comes to be: the consumer writes its [`Wish`] into a client slot that no
 //! connection has, adds the slot's bit to the server slot's `wish` and rings. The server makes the

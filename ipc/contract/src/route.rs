@@ -15,8 +15,9 @@
 //! the `change` that it loaded, and whoever left cleanly before it sees the successor. What it sees
 //! beyond that comes with a `change` that it has not loaded yet, and is looked at again then.
 //!
-//! A client that parks has acted upon a `change` and waits for it to differ. A supervisor that
-//! died before the last step has a successor that counts every used entry up once more.
+//! A client that parks has acted upon a `change`; whoever publishes one rings its bell in the edge's
+//! page besides ([`crate::edge`]). A supervisor that died before the last step has a successor that
+//! counts every used entry up once more, and rings.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -114,6 +114,11 @@ impl OpenEdge {
         &self.page.page().servers[self.slot]
     }
 
+    /// Where its bell lies.
+    pub(super) fn place(&self) -> (Arc<PageMap>, usize) {
+        (self.page.clone(), self.slot)
+    }
+
     /// Whether its bell is waited for by another thread than the server's.
     pub(super) fn is_watched(&self) -> bool {
         self.watched

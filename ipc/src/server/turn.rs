@@ -1,7 +1,5 @@
 //! One turn of a server: a batch of requests, taken, executed, committed and answered.
 
-use std::sync::atomic::Ordering;
-
 use insula_contract::edge::CLIENT_SLOTS;
 use insula_contract::schema::SafetySchema;
 
@@ -96,7 +94,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         }
         let until = clock::now_ns().saturating_add(self.spin_ns);
         let mut looks = 0_u32;
-        while self.control.load(Ordering::SeqCst) == self.control_seen {
+        while self.control.now() == self.control_seen {
             if self.turn_now() {
                 return true;
             }

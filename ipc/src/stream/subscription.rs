@@ -227,7 +227,7 @@ impl<S: Stream> Subscription<S> {
             seen: change.load(Ordering::SeqCst),
         };
         let mut looked = Ok(None);
-        wake::park(std::iter::once(waiter), route, || {
+        wake::park(std::iter::once(waiter), Some(route), || {
             looked = self.try_next();
             if !matches!(looked, Ok(None)) || self.seen != Some(route.seen) {
                 return Last::Work;

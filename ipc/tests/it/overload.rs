@@ -362,10 +362,14 @@ fn a_polite_consumer_waits_for_at_most_one_request_of_a_flooding_one() {
     }
 }
 
-/// Whether a thread waits for its bell.
+/// Whether a thread waits for its bell, a futex between processes.
 fn sleeps(task: &str) -> bool {
-    let parked = format!("{} ", libc::SYS_futex_waitv);
-    std::fs::read_to_string(task).is_ok_and(|call| call.starts_with(&parked))
+    let Ok(call) = std::fs::read_to_string(task) else {
+        return false;
+    };
+    let mut words = call.split(' ');
+    words.next() == Some(&libc::SYS_futex.to_string())
+        && words.nth(1) == Some(&format!("{:#x}", libc::FUTEX_WAIT_BITSET))
 }
 
 #[test]

@@ -56,6 +56,7 @@ impl Driver {
                 drained,
             } => {
                 self.routes.publish(route, place, target, drained);
+                self.ring_consumers(route);
             }
             Action::CleanRoute { route, keep } => {
                 for place in 0..TARGETS {
@@ -64,6 +65,7 @@ impl Driver {
                         self.routes.publish(route, place, Target::NONE, None);
                     }
                 }
+                self.ring_consumers(route);
             }
             Action::OpenEdge {
                 edge,
@@ -135,6 +137,14 @@ impl Driver {
             Consumer::Client { uid, .. } => *uid,
         };
         Some((uid(provider)?, consumer))
+    }
+
+    /// Wakes the consumers of a route that has changed.
+    fn ring_consumers(&self, route: u32) {
+        let of_route = (route, Attempt(0))..=(route, Attempt(u64::MAX));
+        for ((_, consumer), page) in self.pages.range(of_route) {
+            log_io(&format!("ring {consumer}"), page.ring());
+        }
     }
 
     /// The descriptor of an edge's page for one attempt of its consumer; made when first needed,

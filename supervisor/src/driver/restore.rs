@@ -176,6 +176,10 @@ pub(super) fn pages(found: &Found) -> BTreeMap<(u32, Attempt), EdgePage> {
             }
             match EdgePage::recover(*pid, number) {
                 Ok(page) => {
+                    // The earlier daemon may have died between a change of the route and its ring.
+                    if let Err(error) = page.ring() {
+                        tracing::warn!(%attempt, %error, "cannot ring on a page");
+                    }
                     pages.insert((route, consumer), page);
                 }
                 Err(error) => tracing::warn!(%attempt, %error, "a page is not taken up"),

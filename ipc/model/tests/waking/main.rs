@@ -45,15 +45,32 @@ impl Mailbox {
         self.letters[letter].load(Ordering::Relaxed) == 1
     }
 
-    /// Changes the other word as the supervisor or a server's waker does.
+    /// Changes the other word as the supervisor does.
     fn change(&self) {
         self.other.fetch_add(1, Ordering::SeqCst);
         wake_all(&self.other);
+        published();
+        ring(&self.waiter);
     }
 
-    /// Parks until `done`, which is told whether the other word has changed. As a client does,
-    /// it sleeps only while that word is the one that was acted upon.
+    /// Changes the other word as a server's waker does, where the server has one edge.
+    fn tell(&self) {
+        self.other.fetch_add(1, Ordering::SeqCst);
+        ring_always(&self.waiter);
+    }
+
+    /// As a client, or a server of one edge, does: it sleeps on its bell alone, and only while the
+    /// other word is the one that was acted upon. `done` is told whether that has changed.
     fn receive(&self, done: impl Fn(&Self, bool) -> bool) {
+        self.receive_on(false, done);
+    }
+
+    /// As a subscriber does: it sleeps on both words.
+    fn receive_on_both(&self, done: impl Fn(&Self, bool) -> bool) {
+        self.receive_on(true, done);
+    }
+
+    fn receive_on(&self, both: bool, done: impl Fn(&Self, bool) -> bool) {
         loop {
             let acted_upon = self.other.load(Ordering::SeqCst);
             if done(self, acted_upon != 0) {
@@ -63,6 +80,7 @@ impl Mailbox {
                 word: &self.other,
                 seen: acted_upon,
             };
+            let other = both.then_some(other);
             park(std::iter::once(&self.waiter), other, || {
                 let changed = self.other.load(Ordering::SeqCst) != acted_upon;
                 if changed || done(self, acted_upon != 0) {
@@ -152,6 +170,74 @@ fn a_route_change_wakes_a_client_whose_server_is_dead() {
 }
 
 #[test]
+fn a_route_change_wakes_a_subscriber() {
+    check(3, || {
+        let mail = Arc::new(Mailbox::default());
+        let supervisor = thread::spawn({
+            let mail = mail.clone();
+            move || mail.change()
+        });
+        mail.receive_on_both(|mail, changed| mail.has(0) || changed);
+        supervisor.join().unwrap();
+    });
+}
+
+/// A server of one edge is woken by another thread of its process while a client calls.
+#[test]
+fn a_request_and_a_word_of_its_own_process_both_reach_a_server() {
+    check(2, || {
+        let mail = Arc::new(Mailbox::default());
+        let client = thread::spawn({
+            let mail = mail.clone();
+            move || mail.send(0)
+        });
+        let line = thread::spawn({
+            let mail = mail.clone();
+            move || mail.tell()
+        });
+        mail.receive(|mail, told| mail.has(0) && told);
+        client.join().unwrap();
+        line.join().unwrap();
+    });
+}
+
+/// What the server sleeps on is chosen under a lock; who wakes it looks there after it counted.
+#[test]
+fn a_server_that_changes_its_bell_misses_no_word() {
+    check(3, || {
+        let mail = Arc::new(Mailbox::default());
+        let sole = Arc::new(loom::sync::Mutex::new(false));
+        let line = thread::spawn({
+            let (mail, sole) = (mail.clone(), sole.clone());
+            move || {
+                mail.other.fetch_add(1, Ordering::SeqCst);
+                match *sole.lock().unwrap() {
+                    true => ring_always(&mail.waiter),
+                    false => wake_all(&mail.other),
+                }
+            }
+        });
+        for now_sole in [true, false] {
+            *sole.lock().unwrap() = now_sole;
+            let other = Watched {
+                word: &mail.other,
+                seen: 0,
+            };
+            let told = || mail.other.load(Ordering::SeqCst) != 0;
+            park(
+                std::iter::once(&mail.waiter),
+                (!now_sole).then_some(other),
+                || match told() {
+                    true => Last::Work,
+                    false => Last::Nothing(None),
+                },
+            );
+        }
+        line.join().unwrap();
+    });
+}
+
+#[test]
 fn an_answer_and_a_cut_over_both_arrive_in_either_order() {
     check(2, || {
         let mail = Arc::new(Mailbox::default());
@@ -188,7 +274,7 @@ fn either_edge_wakes_a_server_of_two() {
                 word: &control,
                 seen: 0,
             };
-            park(edges.iter().map(|edge| &edge.waiter), other, || {
+            park(edges.iter().map(|edge| &edge.waiter), Some(other), || {
                 if new() || all() {
                     Last::Work
                 } else {
@@ -276,36 +362,30 @@ mod broken {
                     seen: 0,
                 };
                 // The look came before the flag.
-                park(std::iter::once(&mail.waiter), other, || Last::Nothing(None));
+                park(std::iter::once(&mail.waiter), Some(other), || {
+                    Last::Nothing(None)
+                });
             }
             sender.join().unwrap();
         });
     }
 
     #[test]
-    fn without_the_route_a_client_sleeps_on_a_dead_server() {
-        refused("without_the_route_a_client_sleeps_on_a_dead_server", || {
-            let mail = Arc::new(Mailbox::default());
-            let supervisor = thread::spawn({
-                let mail = mail.clone();
-                move || mail.change()
-            });
-            let changed = || mail.other.load(Ordering::SeqCst) != 0;
-            let unrelated = AtomicU32::new(0);
-            while !changed() {
-                let other = Watched {
-                    word: &unrelated,
-                    seen: 0,
-                };
-                park(std::iter::once(&mail.waiter), other, || {
-                    if changed() {
-                        Last::Work
-                    } else {
-                        Last::Nothing(None)
+    fn without_the_ring_of_its_bell_nobody_sees_another_word_change() {
+        refused(
+            "without_the_ring_of_its_bell_nobody_sees_another_word_change",
+            || {
+                let mail = Arc::new(Mailbox::default());
+                let line = thread::spawn({
+                    let mail = mail.clone();
+                    move || {
+                        mail.other.fetch_add(1, Ordering::SeqCst);
+                        wake_all(&mail.other);
                     }
                 });
-            }
-            supervisor.join().unwrap();
-        });
+                mail.receive(|_, told| told);
+                line.join().unwrap();
+            },
+        );
     }
 }
