@@ -43,6 +43,7 @@ fn spec(name: &ServiceName) -> ServiceSpec {
             intensity: usize::MAX,
             ..RestartLimits::default()
         },
+        host: Default::default(),
         after: BTreeSet::new(),
         autostart: true,
         restart: RestartPolicy::Always,

@@ -38,7 +38,7 @@ impl Paths {
         }
     }
 
-    /// Configuration: `profiles.toml`.
+    /// Configuration: `profiles.toml` and `services/NAME.toml`.
     pub fn etc(&self) -> &Path {
         &self.etc
     }

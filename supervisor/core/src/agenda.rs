@@ -48,6 +48,15 @@ impl Agenda {
         keep(&mut self.running, name, runs);
     }
 
+    /// Forgets a service that is no more.
+    pub(crate) fn forget(&mut self, name: &ServiceName) {
+        if let Some(at) = self.by_service.remove(name) {
+            self.by_time.remove(&(at, name.clone()));
+        }
+        self.waiting.remove(name);
+        self.running.remove(name);
+    }
+
     /// The first deadline of all.
     pub(crate) fn first(&self) -> Option<Time> {
         self.by_time.first().map(|(at, _)| *at)

@@ -94,6 +94,8 @@ pub struct Core {
     /// Who comes after each service, and ends before it; known once everything is to end.
     followers: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
     ended: bool,
+    /// User ids of all services that ever were.
+    uids: BTreeMap<ServiceName, u32>,
 }
 
 impl Core {
@@ -119,6 +121,7 @@ impl Core {
             winding_down: false,
             followers: BTreeMap::new(),
             ended: false,
+            uids: BTreeMap::new(),
         }
     }
 
@@ -193,10 +196,29 @@ impl Core {
                     &mut self.services,
                     &mut self.providers,
                     *spec,
-                    |_| None,
+                    |name| self.uids.get(name).copied(),
                     |_, _| None,
                 );
+                self.uids.extend(turn.new_uids());
             }
+            Event::Configured {
+                request,
+                specs,
+                restart,
+            } => {
+                let name = specs.first().map(|spec| spec.name.clone());
+                match name.and_then(|name| self.services.get_mut(&name)) {
+                    Some(service) => service.configure(&mut turn, request, specs, restart),
+                    None => turn.answer(request, Ok(Done::Configured)),
+                }
+            }
+            Event::Retired { request, service } => match self.services.get_mut(&service) {
+                Some(service) => {
+                    service.retired = true;
+                    service.order_stop(&mut turn, request);
+                }
+                None => turn.answer(request, Ok(Done::NotRunning)),
+            },
             Event::Ordered {
                 request,
                 service,
@@ -205,7 +227,8 @@ impl Core {
                 if self.shutdown.is_some() {
                     let text = "the daemon is shutting down".to_owned();
                     turn.answer(request, Err(refusal(RefusalKind::ShuttingDown, text)));
-                } else if let Some(service) = self.services.get_mut(&service) {
+                } else if let Some(service) = self.services.get_mut(&service).filter(|s| !s.retired)
+                {
                     obey(&mut turn, service, request, order);
                 } else {
                     turn.answer(request, Err(no_such(&service, &self.services)));
@@ -319,7 +342,10 @@ impl Core {
     fn whose(&self, event: &Event) -> Option<ServiceName> {
         match event {
             Event::Installed { spec } => Some(spec.name.clone()),
-            Event::Ordered { service, .. } => Some(service.clone()),
+            Event::Configured { specs, .. } => specs.first().map(|spec| spec.name.clone()),
+            Event::Ordered { service, .. } | Event::Retired { service, .. } => {
+                Some(service.clone())
+            }
             Event::Launched { attempt, .. }
             | Event::LaunchFailed { attempt, .. }
             | Event::Exited { attempt, .. }
@@ -343,8 +369,14 @@ impl Core {
     /// Puts what was touched on the agenda.
     fn note_touched(&mut self, turn: &mut Turn) {
         for name in std::mem::take(&mut turn.touched) {
-            if let Some(service) = self.services.get(&name) {
-                self.agenda.note(service);
+            let Some(service) = self.services.get(&name) else {
+                continue;
+            };
+            self.agenda.note(service);
+            if service.retired && service.processes().next().is_none() {
+                self.services.remove(&name);
+                self.agenda.forget(&name);
+                turn.dirty.remove(&name);
             }
         }
     }

@@ -87,6 +87,22 @@ pub enum Event {
         /// What it says of itself.
         spec: Box<ServiceSpec>,
     },
+    /// The host wants the releases of a service otherwise than before.
+    Configured {
+        /// The number by which it is answered when that holds.
+        request: RequestId,
+        /// All that changed: releases of one service.
+        specs: Vec<ServiceSpec>,
+        /// Whether its processes must be replaced even if what runs did not change.
+        restart: bool,
+    },
+    /// A service that has no release is not wanted any more: it is stopped and forgotten.
+    Retired {
+        /// The number by which it is answered when that is done.
+        request: RequestId,
+        /// Which.
+        service: ServiceName,
+    },
     /// A person orders something.
     Ordered {
         /// The order's number.
@@ -575,6 +591,8 @@ pub enum Done {
         /// Now.
         to: u16,
     },
+    /// What was changed holds, and no process was replaced for it.
+    Configured,
     /// Everything is down.
     ShutDown,
 }

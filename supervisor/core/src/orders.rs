@@ -4,7 +4,7 @@ use semver::Version;
 
 use crate::event::{Done, Record, Refusal, RefusalKind, RequestId};
 use crate::service::{Goal, INSTANCES_MAX, Place, Service, Why};
-use crate::spec::Kind;
+use crate::spec::{Kind, ServiceSpec};
 use crate::turn::Turn;
 
 impl Service {
@@ -121,7 +121,8 @@ impl Service {
         if self.is_serving() && self.runs_beside() {
             let version = self.active.clone();
             self.begin_rollout(turn, version, Why::Restart, Some(request));
-        } else if self.has_process_in_place() {
+        } else if self.has_process_in_place() || self.is_ready() {
+            // A task that is done is done again.
             self.want(turn, Goal::Up);
             self.until_ready.push((request, Done::Restarted));
             self.put_all(turn);
@@ -201,6 +202,28 @@ impl Service {
             turn.answer(request, Ok(Done::Upgraded { from, to }));
         }
         self.fit_replicas(turn);
+    }
+
+    /// Takes other specs of its releases; what runs is replaced where it must be.
+    pub(crate) fn configure(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        specs: Vec<ServiceSpec>,
+        restart: bool,
+    ) {
+        let before = self.spec().clone();
+        for spec in specs {
+            self.releases.insert(spec.version.clone(), spec);
+        }
+        let restart = restart || !before.runs_as(self.spec());
+        self.judge_anew(turn);
+        self.fit_replicas(turn);
+        if restart && self.goal == Goal::Up {
+            self.order_restart(turn, request);
+        } else {
+            turn.answer(request, Ok(Done::Configured));
+        }
     }
 
     pub(crate) fn order_scale(&mut self, turn: &mut Turn, request: RequestId, to: u16) {

@@ -284,6 +284,8 @@ pub struct Service {
     pub until_ready: Vec<(RequestId, Done)>,
     /// Orders that wait for it to be down.
     pub until_stopped: Vec<RequestId>,
+    /// Whether it is forgotten as soon as it is down.
+    pub(crate) retired: bool,
 }
 
 /// Which of a replica's processes an attempt is.
@@ -311,6 +313,7 @@ impl Service {
             routes: BTreeMap::new(),
             until_ready: Vec::new(),
             until_stopped: Vec::new(),
+            retired: false,
         }
     }
 

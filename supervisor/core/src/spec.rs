@@ -64,6 +64,8 @@ pub struct ServiceSpec {
     pub sockets: BTreeMap<String, SocketAddr>,
     /// Its environment beside what the supervisor sets.
     pub environment: BTreeMap<String, String>,
+    /// What of the host it uses, beside its own.
+    pub host: HostAccess,
     /// Limits of its process.
     pub limits: Limits,
     /// Contracts that it offers.
@@ -74,6 +76,36 @@ pub struct ServiceSpec {
     pub after: BTreeSet<ServiceName>,
     /// Its store, if it has one.
     pub data: Option<DataSpec>,
+}
+
+impl ServiceSpec {
+    /// Whether a process that was started by `self` need not be replaced for `new` to hold.
+    pub fn runs_as(&self, new: &Self) -> bool {
+        let mut same = Self {
+            description: self.description.clone(),
+            before_start: self.before_start.clone(),
+            instances: self.instances,
+            ready_timeout: self.ready_timeout,
+            drain_timeout: self.drain_timeout,
+            stop_timeout: self.stop_timeout,
+            stop_signal: self.stop_signal,
+            autostart: self.autostart,
+            restart: self.restart,
+            restarts: self.restarts,
+            liveness: self.liveness.clone(),
+            watchdog: self.watchdog,
+            expected_exit_codes: self.expected_exit_codes.clone(),
+            after: self.after.clone(),
+            ..new.clone()
+        };
+        // Who may use a contract is looked at when somebody asks for it.
+        for (contract, offer) in &mut same.provides {
+            if let Some(was) = self.provides.get(contract) {
+                offer.allow = was.allow.clone();
+            }
+        }
+        same == *self
+    }
 }
 
 /// Whether a program knows Insula.
@@ -151,6 +183,28 @@ pub enum Network {
     Loopback,
     /// Anything.
     Any,
+}
+
+/// What a program that knows nothing of Insula uses of the host, beside what is its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAccess {
+    /// Absolute paths that it may read; of directories, all below.
+    pub reads: BTreeSet<String>,
+    /// Absolute paths that it may read and change; of directories, all below.
+    pub writes: BTreeSet<String>,
+    /// Where it starts, instead of in its data directory.
+    pub directory: Option<String>,
+    /// Another user than the service's own.
+    pub user: Option<HostUser>,
+}
+
+/// A user of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostUser {
+    /// Its name, for people.
+    pub name: String,
+    /// User id, which is also the only group's.
+    pub uid: u32,
 }
 
 /// Limits of a process.

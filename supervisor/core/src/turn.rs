@@ -38,6 +38,14 @@ impl Turn {
         });
     }
 
+    /// The user ids that were given out in this turn.
+    pub(crate) fn new_uids(&self) -> impl Iterator<Item = (ServiceName, u32)> {
+        self.records.iter().filter_map(|record| match record {
+            Record::Uid { service, uid } => Some((service.clone(), *uid)),
+            _ => None,
+        })
+    }
+
     pub(crate) fn answer(&mut self, request: RequestId, answer: Result<Done, Refusal>) {
         self.actions.push(Action::Answer { request, answer });
     }

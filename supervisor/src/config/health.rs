@@ -7,7 +7,8 @@ use insula_core::restart::RestartLimits;
 use insula_core::spec::{Kind, Liveness, Probe, Readiness};
 
 use super::document::{Section, Value};
-use super::manifest::{Facts, command, timeout};
+use super::manifest::Facts;
+use super::run::{command, timeout};
 
 /// Commands before a start at most.
 const STEPS_MAX: usize = 16;
@@ -24,14 +25,23 @@ pub(super) enum Type {
     Task,
 }
 
+/// The kind of a program whose manifest does not say how it is known to be ready.
+pub(super) fn default_kind(of: Type) -> Kind {
+    match of {
+        Type::Native => Kind::Native,
+        Type::Foreign => Kind::Foreign(Readiness::Started),
+        Type::Task => Kind::Task,
+    }
+}
+
 /// The kind of a program, by its `type` and `ready`.
-pub(super) fn kind(run: &Section<'_>, of: Option<Type>, facts: &Facts<'_>) -> Option<Kind> {
-    let default = match of {
-        Some(Type::Foreign) => Kind::Foreign(Readiness::Started),
-        Some(Type::Task) => Kind::Task,
-        Some(Type::Native) | None => Kind::Native,
-    };
-    run.optional("ready", default, |value| match of {
+pub(super) fn kind(
+    run: &Section<'_>,
+    of: Option<Type>,
+    was: Kind,
+    facts: &Facts<'_>,
+) -> Option<Kind> {
+    run.optional("ready", was, |value| match of {
         Some(Type::Native) => value.wrong_but(
             "a native service says by itself when it is ready",
             "set `type = \"foreign\"` for a program that knows nothing of Insula",
@@ -124,10 +134,18 @@ pub(super) fn liveness(value: &Value<'_>, facts: &Facts<'_>) -> Option<Option<Li
     })
 }
 
-/// `watchdog`, by default some time for native services and off for others.
-pub(super) fn watchdog(run: &Section<'_>, of: Option<Type>) -> Option<Option<Duration>> {
-    let default = (of == Some(Type::Native)).then_some(WATCHDOG);
-    run.optional("watchdog", default, |value| {
+/// The watchdog time of a program whose manifest does not say it.
+pub(super) fn default_watchdog(of: Type) -> Option<Duration> {
+    (of == Type::Native).then_some(WATCHDOG)
+}
+
+/// `watchdog`.
+pub(super) fn watchdog(
+    run: &Section<'_>,
+    of: Option<Type>,
+    was: Option<Duration>,
+) -> Option<Option<Duration>> {
+    run.optional("watchdog", was, |value| {
         if value.is("off") {
             return Some(None);
         }
@@ -148,8 +166,7 @@ pub(super) fn before_start(value: &Value<'_>, facts: &Facts<'_>) -> Option<Vec<V
 }
 
 /// `[run.restarts]`.
-pub(super) fn restarts(value: &Value<'_>) -> Option<RestartLimits> {
-    let default = RestartLimits::default();
+pub(super) fn restarts(value: &Value<'_>, default: RestartLimits) -> Option<RestartLimits> {
     value.section(|keys| {
         let base = keys.optional("wait", default.base, |v| timeout(v, false));
         let cap = keys.optional("longest-wait", default.cap, |v| timeout(v, false));

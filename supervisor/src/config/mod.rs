@@ -9,13 +9,16 @@
 mod document;
 mod edges;
 mod health;
+mod host;
 mod manifest;
 mod profiles;
+mod run;
 pub(crate) mod units;
 
 use std::fmt;
 
-pub use manifest::{Facts, MANIFEST, check_manifest};
+pub use host::{Applied, HostFiles, Installed, Wanted};
+pub use manifest::{Facts, MANIFEST, Subject, check_manifest};
 pub use profiles::{Profiles, ProfilesError};
 
 /// Something that is wrong in a file.

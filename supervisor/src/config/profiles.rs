@@ -59,6 +59,15 @@ impl Profiles {
         Self::check(&path, &text, &cpus).map_err(ProfilesError::Problems)
     }
 
+    /// The shipped ones, with those of a host's file over them.
+    ///
+    /// # Errors
+    /// Something in the text is wrong.
+    pub fn of_text(file: &Path, text: &str) -> Result<Self, ProfilesError> {
+        let cpus = usable_cpus().map_err(ProfilesError::Cpus)?;
+        Self::check(file, text, &cpus).map_err(ProfilesError::Problems)
+    }
+
     /// The shipped ones.
     pub fn shipped() -> Self {
         let none = Self(BTreeMap::new());

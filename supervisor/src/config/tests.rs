@@ -8,8 +8,8 @@ use insula_contract::policy::{
 };
 use insula_core::restart::RestartLimits;
 use insula_core::spec::{
-    DataSpec, Kind, Limits, Liveness, Need, Network, Offer, Principal, Probe, Readiness,
-    RestartPolicy, ServiceSpec,
+    DataSpec, HostAccess, Kind, Limits, Liveness, Need, Network, Offer, Principal, Probe,
+    Readiness, RestartPolicy, ServiceSpec,
 };
 use semver::Version;
 
@@ -23,6 +23,7 @@ fn check(text: &str) -> Result<ServiceSpec, Problems> {
         "kv/service.toml",
         text,
         &Facts {
+            subject: Subject::Release,
             profiles: &profiles,
             program: &program,
         },
@@ -54,6 +55,7 @@ fn the_least_manifest_has_safe_defaults() {
         liveness: None,
         watchdog: Some(Duration::from_secs(10)),
         restarts: RestartLimits::default(),
+        host: HostAccess::default(),
         after: BTreeSet::new(),
         sockets: BTreeMap::new(),
         instances: 1,
@@ -127,6 +129,7 @@ size-max = "4GiB"
         liveness: None,
         watchdog: Some(Duration::from_secs(10)),
         restarts: RestartLimits::default(),
+        host: HostAccess::default(),
         after: BTreeSet::new(),
         sockets: BTreeMap::new(),
         instances: 1,

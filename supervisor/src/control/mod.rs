@@ -147,6 +147,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/edges", get(edges))
         .route("/metrics", get(metrics))
         .route("/v1/install", post(install))
+        .route("/v1/update", post(update))
         .route("/v1/shutdown", post(shutdown))
         .route("/v1/services/{name}/logs", get(logs::logs))
         .route("/v1/services/{name}/{verb}", post(order))
@@ -246,6 +247,31 @@ async fn shutdown(State(api): State<Api>) -> Answer {
     match api.ask(|reply| Ask::Shutdown { reply }).await {
         Ok(result) => result.into(),
         Err(answer) => answer,
+    }
+}
+
+/// What `update` may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct UpdateDetails {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Answers when all that was changed holds.
+async fn update(State(api): State<Api>, Query(details): Query<UpdateDetails>) -> Response {
+    let dry_run = details.dry_run;
+    match api.ask(|reply| Ask::Update { dry_run, reply }).await {
+        Ok(updated) => {
+            let report = updated.wait().await;
+            let status = if report.problems.is_empty() {
+                StatusCode::OK
+            } else {
+                StatusCode::UNPROCESSABLE_ENTITY
+            };
+            (status, Json(report)).into_response()
+        }
+        Err(answer) => answer.into_response(),
     }
 }
 

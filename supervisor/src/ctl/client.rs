@@ -123,6 +123,11 @@ impl Client {
 
     /// Orders something; the answer may take as long as the goal does.
     pub(super) async fn order(&self, path: &str) -> Result<Answer, ClientError> {
+        self.report(path).await
+    }
+
+    /// Orders something that is answered by a report.
+    pub(super) async fn report<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let response = self.send(Method::POST, path, Vec::new()).await?;
         read_json(response).await
     }

@@ -15,6 +15,7 @@ mod orders;
 mod progress;
 mod releases;
 mod status;
+mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -176,6 +177,23 @@ enum Verb {
         #[arg(short, long)]
         watch: bool,
     },
+    /// Take in what the host's files say: start what is new, restart what must be, remove what is
+    /// gone.
+    #[command(visible_alias = "reread")]
+    Update {
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what is wrong in the host's files, or in a release that is not installed; changes
+    /// nothing.
+    Check {
+        /// The directory of a release, or its service.toml; the host's files unless given.
+        path: Option<PathBuf>,
+    },
     /// Say what this host gives to services, and what it lacks.
     Doctor,
     /// Stop all services in order, then the daemon.
@@ -195,6 +213,9 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     match &args.verb {
         Verb::Completions { shell } => return print_completions(*shell).into(),
+        Verb::Check { path: Some(path) } => {
+            return update::check_release(&Paths::new(args.root.clone()), path).into();
+        }
         // Before any other thread: it changes its user.
         Verb::Call(call) => return call::run(&Paths::new(args.root.clone()), call).into(),
         _ => {}
@@ -237,6 +258,9 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
             follow,
         } => logs::run(&client, &name, lines, follow).await,
         Verb::Edges { names, json, watch } => edges::run(&client, &names, json, watch).await,
+        Verb::Update { dry_run, json } => update::run(&client, dry_run, json).await,
+        // With a path: done before.
+        Verb::Check { .. } => update::check_host(&client).await,
         Verb::Doctor => status::doctor(&client).await,
         Verb::Shutdown => orders::shutdown(&client).await,
         // Done before.

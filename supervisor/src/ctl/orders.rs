@@ -114,6 +114,7 @@ fn tell(name: &str, answer: Answer) -> Exit {
                 Done::Upgraded { from, to } => format!("{from} -> {to}"),
                 Done::AlreadyActive { version } => format!("{version} is active already"),
                 Done::Scaled { from, to } => format!("{from} -> {to} instances"),
+                Done::Configured => "updated".to_owned(),
                 Done::ShutDown => "shut down".to_owned(),
             };
             println!("{name}: {text}");

@@ -95,6 +95,13 @@ pub enum Ask {
         /// The answer.
         reply: oneshot::Sender<Survey>,
     },
+    /// Take in what the host's files say.
+    Update {
+        /// Only say what would be done.
+        dry_run: bool,
+        /// What is done, and what is waited for.
+        reply: oneshot::Sender<super::update::Updated>,
+    },
     /// What does this host give?
     Doctor {
         /// The answer.

@@ -45,7 +45,15 @@ impl Driver {
                 return Ok(());
             }
         };
-        let spec: ServiceSpec = staged.spec().clone();
+        let spec: ServiceSpec = match self.as_wanted(staged.spec()) {
+            Ok(spec) => spec,
+            Err(problems) => {
+                let hint = "the host's file of this service must fit the release, too".to_owned();
+                let hint = Some(hint);
+                let _ = news.send(InstallNews::Refused { problems, hint });
+                return Ok(());
+            }
+        };
         let problems = self.core.check_install(&spec);
         if !problems.is_empty() {
             let hint = Some("a provider is installed before those who use it".to_owned());

@@ -13,6 +13,7 @@ mod health;
 mod install;
 mod processes;
 mod restore;
+pub mod update;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -32,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::Groups;
 use crate::channel::Channels;
-use crate::config::Profiles;
+use crate::config::{Applied, Profiles};
 use crate::foreign::sockets::Sockets;
 use crate::launch::Walls;
 use crate::ledger::Ledger;
@@ -86,6 +87,8 @@ pub struct Driver {
     ledger: Ledger,
     paths: Paths,
     profiles: Profiles,
+    /// What of the host's files holds.
+    applied: Applied,
     depot: Depot,
     walls: Walls,
     groups: Option<Groups>,
@@ -145,7 +148,14 @@ impl Driver {
             .map_err(setup("make the daemon's directories"))?;
         let walls = Walls::probe();
         let groups = Groups::open(&walls, &paths);
-        let profiles = Profiles::load(&paths).map_err(setup("read the profiles"))?;
+        let applied = Applied::load(&paths.lib().join(update::APPLIED));
+        let applied = applied.map_err(setup("read what the host's files said last"))?;
+        let profiles =
+            Profiles::of_text(&paths.etc().join("profiles.toml"), &applied.files.profiles)
+                .unwrap_or_else(|error| {
+                    tracing::warn!("the profiles that held last do not fit this host: {error}");
+                    Profiles::shipped()
+                });
         let depot = Depot::open(&paths).map_err(setup("open the depot"))?;
         let mut ledger = Ledger::open(&paths).map_err(setup("open the ledgers"))?;
         let channels = Channels::open(&paths).map_err(setup("mount the channels"))?;
@@ -158,13 +168,15 @@ impl Driver {
             seed: now().0,
         };
         let (news, inbox) = mpsc::unbounded_channel();
-        let found = restore::find(&ledger, &depot, &paths).map_err(setup("read the ledgers"))?;
+        let found =
+            restore::find(&ledger, &depot, &paths, &applied).map_err(setup("read the ledgers"))?;
         let routes = restore::routes(&found).map_err(setup("make the route table"))?;
         let mut driver = Self {
             core: Core::new(settings),
             ledger,
             paths,
             profiles,
+            applied,
             depot,
             walls,
             groups,
@@ -189,6 +201,8 @@ impl Driver {
             ended: false,
         };
         driver.take_up(found)?;
+        driver.retire_again()?;
+        driver.update_at_start()?;
         Ok(driver)
     }
 
@@ -308,6 +322,11 @@ impl Driver {
             }
             Ask::Edges { reply } => {
                 let _ = reply.send(self.survey());
+                Ok(())
+            }
+            Ask::Update { dry_run, reply } => {
+                let report = self.update(dry_run)?;
+                let _ = reply.send(report);
                 Ok(())
             }
             Ask::Doctor { reply } => {

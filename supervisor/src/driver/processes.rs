@@ -1,5 +1,6 @@
 //! Launching processes, and the tasks that wait for them.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +25,7 @@ use super::execute::LINE_RETRY;
 use super::{Driver, News};
 use crate::cgroup::Group;
 use crate::foreign::notify::NotifySocket;
-use crate::launch::{Access, Launch, LaunchError, Network, system_access};
+use crate::launch::{Access, Launch, LaunchError, Network, programs_of_the_host, system_access};
 use crate::ledger::Identity;
 use crate::line::{Line, LineError};
 use crate::paths::Paths;
@@ -113,10 +114,16 @@ impl Driver {
             .and_then(|service| service.releases.get(version))
             .ok_or_else(|| StartError::NoRelease(version.clone()))?
             .clone();
-        let release = self
-            .depot
-            .directory(&instance.service, version)
-            .ok_or_else(|| StartError::NoRelease(version.clone()))?;
+        // Without users of their own, services have the daemon's.
+        let uid = match &spec.host.user {
+            Some(user) => uid.map(|_| user.uid),
+            None => uid,
+        };
+        // What only the host's file defines has no release, and runs a program of the host.
+        let release = self.depot.directory(&instance.service, version);
+        if release.is_none() && !spec.command[0].starts_with('/') {
+            return Err(StartError::NoRelease(version.clone()));
+        }
         let data = self
             .paths
             .create_data(&instance.service, uid)
@@ -161,16 +168,34 @@ impl Driver {
             .map(|groups| groups.make(attempt))
             .transpose()
             .map_err(prepare("make its cgroup"))?;
+        let executable = match &release {
+            Some(release) => release.join(&command[0]),
+            None => PathBuf::from(&command[0]),
+        };
+        let mut execute: Vec<_> = release.into_iter().collect();
+        if command[0].starts_with('/') {
+            // A program of the host may run others of the host, as it would anywhere.
+            execute.push(executable.clone());
+            execute.extend(programs_of_the_host());
+        }
+        let of_the_host =
+            |paths: &BTreeSet<String>| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
         let own = Access {
-            read_only: Vec::new(),
-            execute: vec![release.clone()],
-            read_write: std::iter::once(data.clone()).chain(channels).collect(),
+            read_only: of_the_host(&spec.host.reads),
+            execute,
+            read_write: std::iter::once(data.clone())
+                .chain(channels)
+                .chain(of_the_host(&spec.host.writes))
+                .collect(),
         };
         let launch = Launch {
-            executable: release.join(&command[0]),
+            executable,
             arguments: command[1..].iter().map(OsString::from).collect(),
             environment: environment(&spec, attempt, instance, &data, notify.as_ref()),
-            directory: data,
+            directory: match &spec.host.directory {
+                Some(directory) => directory.into(),
+                None => data,
+            },
             output: Some(output.as_fd()),
             line: listener.as_ref().map(AsFd::as_fd),
             sockets: match step {

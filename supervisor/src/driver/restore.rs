@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::processes::StartError;
 use super::{Driver, DriverError, now, setup};
+use crate::config::Applied;
 use crate::ledger::{Ledger, LedgerError, uids_of_data};
 use crate::memory::{EdgePage, RouteTable};
 use crate::meters::Meters;
@@ -35,7 +36,12 @@ pub(super) enum RestoreError {
 }
 
 /// Reads the ledgers, and finds the processes that still run.
-pub(super) fn find(ledger: &Ledger, depot: &Depot, paths: &Paths) -> Result<Found, RestoreError> {
+pub(super) fn find(
+    ledger: &Ledger,
+    depot: &Depot,
+    paths: &Paths,
+    applied: &Applied,
+) -> Result<Found, RestoreError> {
     let mut records = ledger.records()?;
     // Should the ledger be lost, the owners of the data tell the user ids.
     for (service, uid) in uids_of_data(&paths.data_root())? {
@@ -66,7 +72,7 @@ pub(super) fn find(ledger: &Ledger, depot: &Depot, paths: &Paths) -> Result<Foun
         Record::Began { attempt, .. } => attempt.0,
         _ => 0,
     });
-    let releases = depot.specs();
+    let releases = applied.over(depot.specs());
     let alive = living
         .iter()
         .map(|(attempt, (pid, _))| (*attempt, *pid))
@@ -76,6 +82,7 @@ pub(super) fn find(ledger: &Ledger, depot: &Depot, paths: &Paths) -> Result<Foun
             releases,
             records,
             alive,
+            new_boot: ledger.is_new_boot(),
         },
         living,
     })

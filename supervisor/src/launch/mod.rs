@@ -35,7 +35,7 @@ use nix::sys::resource::Resource;
 use thiserror::Error;
 
 pub use child::Step;
-pub use rules::{Access, Network, RulesError, system_access};
+pub use rules::{Access, Network, RulesError, programs_of_the_host, system_access};
 pub use walls::{Wall, Walls};
 
 /// A process to be: all that it gets.

@@ -95,6 +95,15 @@ pub fn system_access() -> Access {
     }
 }
 
+/// Where programs of the host lie, and what they load at run time.
+pub fn programs_of_the_host() -> Vec<PathBuf> {
+    ["/usr", "/bin", "/sbin"]
+        .iter()
+        .map(PathBuf::from)
+        .filter(|path| path.exists())
+        .collect()
+}
+
 /// What of TCP a process may use.
 ///
 /// Landlock knows ports and not addresses: with `connect`, every host can be connected to. Other

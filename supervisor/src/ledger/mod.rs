@@ -142,6 +142,7 @@ fn key(record: &Record) -> String {
 pub struct Ledger {
     durable: Book,
     run: Book,
+    new_boot: bool,
 }
 
 impl Ledger {
@@ -164,10 +165,17 @@ impl Ledger {
                 }
             }
         }
+        let new_boot = !run.join(boot).exists();
         Ok(Self {
+            new_boot,
             durable: Book::open(durable, EnvFlags::empty())?,
             run: Book::open(&run.join(boot), EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC)?,
         })
+    }
+
+    /// Whether there was no run state of this boot.
+    pub fn is_new_boot(&self) -> bool {
+        self.new_boot
     }
 
     /// Counts this run of the daemon and gives its number, from 1.

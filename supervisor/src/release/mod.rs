@@ -33,7 +33,7 @@ use thiserror::Error;
 
 pub use index::Release;
 
-use crate::config::{Facts, MANIFEST, Profiles, check_manifest};
+use crate::config::{Facts, MANIFEST, Profiles, Subject, check_manifest};
 use crate::paths::Paths;
 
 /// Where copies lie until they are committed, below the depot.
@@ -238,6 +238,7 @@ impl Depot {
             &file,
             &text,
             &Facts {
+                subject: Subject::Release,
                 profiles,
                 program: &program,
             },
@@ -352,6 +353,32 @@ impl Depot {
         let mut releases = self.releases();
         releases.sort_by_key(|release| release.number);
         releases.into_iter().map(|release| release.spec).collect()
+    }
+
+    /// Why a file of an installed release cannot be run; `None` if it can.
+    pub fn why_no_program(
+        &self,
+        name: &ServiceName,
+        version: &Version,
+        program: &str,
+    ) -> Option<String> {
+        let Some(release) = self.directory(name, version) else {
+            return Some(format!("{name} {version} is not installed"));
+        };
+        let plain = Path::new(program)
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !plain || program.is_empty() {
+            return Some(format!("`{program}` is no path from the release's top"));
+        }
+        match fs::symlink_metadata(release.join(program)) {
+            Ok(found) if !found.is_file() => Some(format!("`{program}` is no file")),
+            Ok(found) if found.permissions().mode() & 0o111 == 0 => {
+                Some(format!("`{program}` is not executable"))
+            }
+            Ok(_) => None,
+            Err(_) => Some(format!("the release has no file `{program}`")),
+        }
     }
 
     /// Where an installed release lies.

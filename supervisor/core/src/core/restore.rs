@@ -23,6 +23,8 @@ pub struct Stored {
     pub records: Vec<Record>,
     /// The attempts that still run, with their process ids, for people.
     pub alive: BTreeMap<Attempt, i32>,
+    /// Whether the host was started since: then what is not to start by itself stays down.
+    pub new_boot: bool,
 }
 
 /// What is stored of an attempt that began.
@@ -82,6 +84,8 @@ impl Core {
             );
         }
         let mut rested = BTreeMap::new();
+        self.uids = uids;
+        self.uids.extend(turn.new_uids());
         let mut began: BTreeMap<Attempt, Began> = BTreeMap::new();
         for record in stored.records {
             match record {
@@ -143,6 +147,17 @@ impl Core {
                 replica.version = service.active.clone();
             }
         }
+        if stored.new_boot {
+            for service in self.services.values_mut() {
+                if service.goal == Goal::Up && !service.spec().autostart {
+                    service.goal = Goal::Down;
+                    turn.records.push(Record::Goal {
+                        service: service.name.clone(),
+                        up: false,
+                    });
+                }
+            }
+        }
         self.adopt(&mut turn, began, &stored.alive);
         for (instance, rest) in rested {
             if let (Some(service), Some(rest)) = (self.services.get_mut(&instance.service), rest) {
@@ -185,6 +200,10 @@ impl Core {
                 .filter(|service| service.releases.contains_key(&version));
             let at = usize::from(instance.index).min(usize::from(INSTANCES_MAX) - 1);
             let (Some(service), Some(pid)) = (known, alive.get(&attempt)) else {
+                if alive.contains_key(&attempt) {
+                    // Nobody knows any more what it is.
+                    turn.actions.push(Action::Kill { attempt });
+                }
                 turn.records.push(Record::Ended { attempt });
                 turn.actions.push(Action::Forget { attempt });
                 continue;

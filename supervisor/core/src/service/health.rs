@@ -49,6 +49,16 @@ impl Service {
         }
     }
 
+    /// What its processes must show may be another thing than before.
+    pub(crate) fn judge_anew(&mut self, turn: &Turn) {
+        for replica in &mut self.replicas {
+            if let Some(process) = replica.current_mut().filter(|p| p.phase == Phase::Ready) {
+                let spec = &self.releases[&process.version];
+                process.health.begin(spec, turn.now);
+            }
+        }
+    }
+
     /// Takes what is due about the health of its processes.
     pub(crate) fn check_health(&mut self, turn: &mut Turn) {
         let now = turn.now;

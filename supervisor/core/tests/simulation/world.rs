@@ -65,6 +65,8 @@ pub(crate) struct World {
     faults: bool,
     shutting_down: bool,
     ended: bool,
+    /// The guest is to go for good; the host remembers it until it has.
+    retiring: bool,
 }
 
 fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -> ServiceSpec {
@@ -112,6 +114,7 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
             start_tries: 1_000_000,
             ..RestartLimits::default()
         },
+        host: Default::default(),
         after: match name {
             "guest" => BTreeSet::from(["task".parse().unwrap(), "store".parse().unwrap()]),
             "middle" => BTreeSet::from(["task".parse().unwrap()]),
@@ -178,6 +181,7 @@ impl World {
             faults: true,
             shutting_down: false,
             ended: false,
+            retiring: false,
         };
         for spec in releases {
             assert_eq!(world.core.check_install(&spec), Vec::<String>::new());
@@ -217,9 +221,7 @@ impl World {
     }
 
     fn order(&mut self, name: &str, order: Order) {
-        self.next_request += 1;
-        let request = RequestId(self.next_request);
-        self.open_requests.insert(request);
+        let request = self.request();
         let service = name.parse().unwrap();
         self.turn(Event::Ordered {
             request,
@@ -311,9 +313,15 @@ impl World {
             releases: self.releases.clone(),
             records: self.stored.clone(),
             alive,
+            new_boot: false,
         };
         let decision = self.core.restore(Time(self.now), stored);
         self.carry_out(decision, "a restart of the daemon");
+        if self.retiring {
+            let service = "guest".parse().unwrap();
+            let request = self.request();
+            self.turn(Event::Retired { request, service });
+        }
         let living: Vec<_> = self
             .fakes
             .iter()
@@ -739,6 +747,8 @@ impl World {
                     let client = ClientId(self.random(8));
                     self.turn(Event::ClientLeft { client });
                 }
+                6 if self.random(4) == 0 => self.configure(),
+                7 if self.random(8) == 0 => self.retire_or_install(),
                 _ => {}
             }
             if !self.step() {
@@ -747,11 +757,73 @@ impl World {
         }
     }
 
+    fn request(&mut self) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.open_requests.insert(request);
+        request
+    }
+
+    /// The host wants a release otherwise than before.
+    fn configure(&mut self) {
+        if self.releases.is_empty() {
+            return;
+        }
+        let index = self.random(self.releases.len() as u64) as usize;
+        let change = self.random(6);
+        let spec = &mut self.releases[index];
+        match change {
+            0 if spec.data.is_none() && spec.kind == Kind::Native && spec.listen.is_empty() => {
+                spec.instances = spec.instances % 3 + 1;
+            }
+            1 => spec.command.push("--more".to_owned()),
+            2 => spec.liveness = None,
+            3 => spec.before_start = vec![vec!["c".into()]],
+            4 => spec.stop_timeout += Duration::from_millis(1),
+            _ => spec.restart = RestartPolicy::OnFailure,
+        }
+        let specs = vec![spec.clone()];
+        let restart = self.random(3) == 0;
+        let request = self.request();
+        self.turn(Event::Configured {
+            request,
+            specs,
+            restart,
+        });
+    }
+
+    /// The guest goes for good, or comes again.
+    fn retire_or_install(&mut self) {
+        let service: ServiceName = "guest".parse().unwrap();
+        if !self.retiring {
+            self.retiring = true;
+            let request = self.request();
+            self.turn(Event::Retired { request, service });
+        } else if !self.core.services().contains_key(&service) {
+            self.retiring = false;
+            self.releases.retain(|spec| spec.name != service);
+            let spec = spec("guest", (1, 0), &[], &[]);
+            self.releases.push(spec.clone());
+            self.turn(Event::Installed {
+                spec: Box::new(spec),
+            });
+        }
+    }
+
     /// Stops the faults: all that is wanted must come up, and all who wait be answered.
     pub(crate) fn run_to_rest(&mut self) {
         self.faults = false;
         for fake in self.fakes.values_mut() {
             fake.stubborn = false;
+        }
+        let mut steps = 0;
+        // One that is to go for good does so before it can come again.
+        while self.retiring {
+            self.retire_or_install();
+            steps += 1;
+            if !self.step() && steps > 20_000 {
+                self.fail("the guest does not go");
+            }
         }
         for name in NAMES {
             self.order(name, Order::Start);
