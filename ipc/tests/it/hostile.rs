@@ -25,21 +25,21 @@ const A: Attempt = Attempt(1);
 #[derive(Debug, Clone, Copy, Default, ZeroCopySend)]
 #[type_name("insula.RequestHeader")]
 #[repr(C)]
-struct Words([u64; 8]);
+pub(crate) struct Words(pub(crate) [u64; 8]);
 
 /// The response header's word.
 #[derive(Debug, Clone, Copy, Default, ZeroCopySend)]
 #[type_name("insula.ResponseHeader")]
 #[repr(C)]
-struct Word([u32; 2]);
+pub(crate) struct Word(pub(crate) [u32; 2]);
 
-struct Raw {
+pub(crate) struct Raw {
     client: Client<FileService, [Line], Words, [Line], Word>,
     _node: Node<FileService>,
 }
 
 impl Raw {
-    fn open(directory: &str) -> Self {
+    pub(crate) fn open(directory: &str) -> Self {
         let node = NodeBuilder::new()
             .config(&config(directory).unwrap())
             .create::<FileService>()
@@ -62,6 +62,19 @@ impl Raw {
         }
     }
 
+    /// Sends a request where that is possible, and waits for nothing.
+    pub(crate) fn throw(&self, words: Words, body: Line) {
+        let Ok(mut request) = self.client.loan_slice_uninit(2) else {
+            return;
+        };
+        *request.user_header_mut() = words;
+        for line in request.payload_mut() {
+            line.write(body);
+        }
+        // SAFETY: both lines were written.
+        let _ = unsafe { request.assume_init() }.send();
+    }
+
     /// Sends a request, lets the server turn, and returns the status of the answer, if any.
     fn exchange(&self, words: Words, body: Line, turn: impl FnOnce()) -> Option<u16> {
         let mut request = self.client.loan_slice_uninit(2).unwrap();
@@ -77,7 +90,7 @@ impl Raw {
     }
 }
 
-fn words(version: u16, method: u16, slot: u16, length: u32, sequence: u64) -> Words {
+pub(crate) fn words(version: u16, method: u16, slot: u16, length: u32, sequence: u64) -> Words {
     let first = u64::from(version) | u64::from(method) << 16 | u64::from(slot) << 48;
     Words([first, u64::from(length), sequence, 0, u64::MAX, 0, 0, 0])
 }

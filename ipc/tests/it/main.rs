@@ -20,4 +20,5 @@ mod stress;
 mod trace;
 mod traps;
 mod turnover;
+mod vandals;
 mod waking;

@@ -56,6 +56,16 @@ impl Process {
         assert_eq!(line, expected);
     }
 
+    /// The next line that the role has said, if there is one.
+    pub(crate) fn word(&self) -> Option<String> {
+        self.said.try_recv().ok()
+    }
+
+    /// Whether it runs no more.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
