@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use crate::tally::Tally;
 use crate::tests_output::Reader;
-use crate::{deny, process, root};
+use crate::{deny, process, root, vm};
 
 /// Something that is checked of the whole workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,6 +24,7 @@ pub(crate) enum Check {
     Docs,
     Deny,
     Advisories,
+    Vm,
 }
 
 impl Check {
@@ -39,6 +40,7 @@ impl Check {
             Self::Docs => "rustdoc finds nothing",
             Self::Deny => "licences, bans and sources of the dependencies",
             Self::Advisories => "known vulnerabilities of the dependencies",
+            Self::Vm => "a host of its own, under systemd, in a virtual machine",
         }
     }
 
@@ -77,6 +79,7 @@ impl Check {
             }
             Self::Deny => deny::lists(root),
             Self::Advisories => deny::advisories(root),
+            Self::Vm => vm::check(),
         }
     }
 }

@@ -57,8 +57,7 @@ fn deny(tool: &Path, root: &Path, arguments: &[&str]) -> Command {
 
 /// Where cargo-deny is, building it if need be; or why it cannot be had.
 fn find(root: &Path) -> Result<PathBuf, String> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    let tools = root.join(target).join("tools");
+    let tools = crate::target().join("tools");
     let own = tools.join("bin/cargo-deny");
     for tool in [PathBuf::from("cargo-deny"), own.clone()] {
         if runs(&tool) {

@@ -8,6 +8,7 @@ mod long;
 mod process;
 mod tally;
 mod tests_output;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +66,11 @@ enum Command {
         #[arg(long, value_enum, value_name = "NAME")]
         only: Vec<Check>,
     },
+    /// Boots Debian in a virtual machine, with systemd and this workspace's programs.
+    Vm {
+        #[command(subcommand)]
+        command: vm::Command,
+    },
 }
 
 /// The workspace's root directory.
@@ -74,6 +80,12 @@ fn root() -> PathBuf {
         .parent()
         .expect("xtask lies below the workspace's root")
         .to_owned()
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target)
 }
 
 fn main() -> ExitCode {
@@ -91,5 +103,6 @@ fn main() -> ExitCode {
         Command::Kills { count } => long::kills(count),
         Command::Stress { minutes } => long::stress(minutes),
         Command::Test { only } => check::run_all(&only),
+        Command::Vm { command } => vm::run(command),
     }
 }

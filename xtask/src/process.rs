@@ -1,8 +1,8 @@
 //! Runs a command and reads its output line by line while it runs.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Sender, channel};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Runs a command, handing over each line of its output and errors as it comes.
@@ -15,16 +15,51 @@ pub(crate) fn run(command: &mut Command, mut line: impl FnMut(&str)) -> io::Resu
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
+    let lines = lines_of(&mut child);
+    for text in lines {
+        line(&text);
+    }
+    child.wait()
+}
+
+/// The same with a limit: `None` if the command was ended because it took longer.
+///
+/// # Errors
+/// The command could not be started, ended or waited for.
+pub(crate) fn run_until(
+    command: &mut Command,
+    limit: Duration,
+    mut line: impl FnMut(&str),
+) -> io::Result<Option<ExitStatus>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let lines = lines_of(&mut child);
+    let end = Instant::now() + limit;
+    loop {
+        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(text) => line(&text),
+            Err(RecvTimeoutError::Disconnected) => return child.wait().map(Some),
+            Err(RecvTimeoutError::Timeout) => {
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// The lines of a child's output and errors as they come, until both are closed.
+fn lines_of(child: &mut Child) -> Receiver<String> {
     let (sender, lines) = channel();
     let output = child.stdout.take().expect("the output is piped");
     let errors = child.stderr.take().expect("the errors are piped");
     let other = sender.clone();
     std::thread::spawn(move || forward(output, &sender));
     std::thread::spawn(move || forward(errors, &other));
-    for text in lines {
-        line(&text);
-    }
-    child.wait()
+    lines
 }
 
 fn forward(source: impl Read, lines: &Sender<String>) {

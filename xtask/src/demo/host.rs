@@ -20,9 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where cargo puts the programs.
 fn programs() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| crate::root().join("target"), PathBuf::from);
-    target.join("release")
+    crate::target().join("release")
 }
 
 /// Builds all that the demo runs.
