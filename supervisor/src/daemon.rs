@@ -12,13 +12,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::control::{self, Api};
 use crate::driver::{Driver, DriverError, setup};
+use crate::launch::Isolation;
 use crate::paths::Paths;
 
 /// Questions that wait for the driver at most; who asks more waits.
 const ASKS_MAX: usize = 1024;
 
 /// Runs the daemon.
-pub fn main(paths: Paths) -> ExitCode {
+pub fn main(paths: Paths, isolation: Isolation) -> ExitCode {
     let filter = EnvFilter::try_from_env("INSULA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -35,7 +36,7 @@ pub fn main(paths: Paths) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(paths)) {
+    match runtime.block_on(run(paths, isolation)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -49,7 +50,7 @@ pub fn main(paths: Paths) -> ExitCode {
     }
 }
 
-async fn run(paths: Paths) -> Result<(), DriverError> {
+async fn run(paths: Paths, isolation: Isolation) -> Result<(), DriverError> {
     paths
         .create()
         .map_err(setup("make the daemon's directories"))?;
@@ -57,7 +58,7 @@ async fn run(paths: Paths) -> Result<(), DriverError> {
     let logs = paths.log().to_owned();
     let listener = control::bind(paths.run()).map_err(setup("open the control socket"))?;
     let socket = paths.run().join(control::SOCKET);
-    let driver = Driver::open(paths)?;
+    let driver = Driver::open(paths, isolation)?;
     for wall in driver.walls().report().iter().filter(|wall| !wall.holds) {
         tracing::warn!("not enforced here: {}: {}", wall.name, wall.text);
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use insula_supervisor::launch::Isolation;
 use insula_supervisor::paths::Paths;
 
 /// Supervises the services of one host.
@@ -14,9 +15,12 @@ struct Args {
     /// /etc/insula, /var/lib/insula, /run/insula, /var/log/insula.
     #[arg(long, env = "INSULA_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
+    /// Which walls services get: all that the host gives, or none, for trials only.
+    #[arg(long, value_enum, default_value_t)]
+    isolation: Isolation,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    insula_supervisor::daemon::main(Paths::new(args.root))
+    insula_supervisor::daemon::main(Paths::new(args.root), args.isolation)
 }

@@ -35,7 +35,7 @@ use crate::cgroup::Groups;
 use crate::channel::Channels;
 use crate::config::{Applied, Profiles};
 use crate::foreign::sockets::Sockets;
-use crate::launch::Walls;
+use crate::launch::{Isolation, Walls};
 use crate::ledger::Ledger;
 use crate::memory::{EdgePage, RouteTable};
 use crate::meters::Meters;
@@ -142,11 +142,11 @@ pub(crate) enum News {
 
 impl Driver {
     /// Opens what the daemon keeps, and takes charge of what an earlier one left.
-    pub fn open(paths: Paths) -> Result<Self, DriverError> {
+    pub fn open(paths: Paths, isolation: Isolation) -> Result<Self, DriverError> {
         paths
             .create()
             .map_err(setup("make the daemon's directories"))?;
-        let walls = Walls::probe();
+        let walls = Walls::probe().with(isolation);
         let groups = Groups::open(&walls, &paths);
         let applied = Applied::load(&paths.lib().join(update::APPLIED));
         let applied = applied.map_err(setup("read what the host's files said last"))?;

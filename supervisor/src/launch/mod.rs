@@ -36,7 +36,7 @@ use thiserror::Error;
 
 pub use child::Step;
 pub use rules::{Access, Network, RulesError, programs_of_the_host, system_access};
-pub use walls::{Wall, Walls};
+pub use walls::{Isolation, Wall, Walls};
 
 /// A process to be: all that it gets.
 #[derive(Debug)]

@@ -26,6 +26,20 @@ pub struct Wall {
     pub text: String,
 }
 
+/// How many of the walls that the host gives are built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Isolation {
+    /// All of them.
+    #[default]
+    Full,
+    /// None: services run under the daemon's own user id, though without capabilities, and use
+    /// whatever files and ports that may. For trials, and to measure what the walls cost.
+    None,
+}
+
+/// So many of the first rows of the report are walls around a service.
+const ENFORCED: usize = 6;
+
 /// What this host gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Walls {
@@ -34,12 +48,14 @@ pub struct Walls {
     cgroup: Result<PathBuf, String>,
     pidfd_inodes: bool,
     exits_of_strangers: bool,
+    isolation: Isolation,
 }
 
 impl Walls {
     /// Tries what there is.
     pub fn probe() -> Self {
         Self {
+            isolation: Isolation::Full,
             root: nix::unistd::geteuid().is_root(),
             landlock: landlock_version(),
             cgroup: own_cgroup(),
@@ -48,23 +64,42 @@ impl Walls {
         }
     }
 
+    /// The same, of which only so many are built.
+    pub fn with(self, isolation: Isolation) -> Self {
+        Self { isolation, ..self }
+    }
+
     /// Whether every service has a user id of its own.
     pub fn has_own_uids(&self) -> bool {
-        self.root
+        self.root && self.isolation == Isolation::Full
     }
 
     /// Whether the kernel enforces Landlock rules at all.
     pub fn has_landlock(&self) -> bool {
-        self.landlock > 0
+        self.landlock > 0 && self.isolation == Isolation::Full
     }
 
     /// The cgroup v2 directory below which processes can be born in a directory of their own.
     pub fn cgroup(&self) -> Option<&Path> {
-        self.cgroup.as_deref().ok()
+        match self.isolation {
+            Isolation::Full => self.cgroup.as_deref().ok(),
+            Isolation::None => None,
+        }
     }
 
     /// What holds and what does not, for people.
     pub fn report(&self) -> Vec<Wall> {
+        let mut report = self.report_of_host();
+        if self.isolation == Isolation::None {
+            for wall in &mut report[..ENFORCED] {
+                wall.holds = false;
+                wall.text = "not built: insulad was started with `--isolation none`".to_owned();
+            }
+        }
+        report
+    }
+
+    fn report_of_host(&self) -> Vec<Wall> {
         let wall = |name: &str, holds: bool, holding: String, missing: String| Wall {
             name: name.to_owned(),
             holds,
