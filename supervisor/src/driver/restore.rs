@@ -22,6 +22,37 @@ use crate::release::Depot;
 pub(super) struct Found {
     stored: Stored,
     living: BTreeMap<Attempt, (i32, OwnedFd)>,
+    /// The memfds that each living process holds: their numbers in it, and their names.
+    memfds: BTreeMap<Attempt, Vec<(i32, String)>>,
+}
+
+impl Found {
+    /// All memfds, with the attempt and the process that holds them.
+    fn memfds(&self) -> impl Iterator<Item = (Attempt, i32, i32, &str)> {
+        self.memfds.iter().flat_map(|(attempt, memfds)| {
+            let pid = self.living[attempt].0;
+            memfds
+                .iter()
+                .map(move |memfd| (*attempt, pid, memfd.0, memfd.1.as_str()))
+        })
+    }
+}
+
+/// The memfds of a process; none of one that has just ended.
+fn memfds_of(pid: i32) -> Vec<(i32, String)> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let memfd = |entry: std::fs::DirEntry| {
+        let link = std::fs::read_link(entry.path()).ok()?;
+        let link = link.to_str().filter(|link| link.starts_with("/memfd:"))?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        Some((number, link.to_owned()))
+    };
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(memfd)
+        .collect()
 }
 
 /// Why it could not be looked for.
@@ -44,14 +75,14 @@ pub(super) fn find(
 ) -> Result<Found, RestoreError> {
     let mut records = ledger.records()?;
     // Should the ledger be lost, the owners of the data tell the user ids.
-    for (service, uid) in uids_of_data(&paths.data_root())? {
-        let known = records.iter().any(
-            |record| matches!(record, Record::Uid { service: known, .. } if *known == service),
-        );
-        if !known {
-            records.push(Record::Uid { service, uid });
+    let mut uids = uids_of_data(&paths.data_root())?;
+    for record in &records {
+        if let Record::Uid { service, .. } = record {
+            uids.remove(service);
         }
     }
+    let of_data = |(service, uid)| Record::Uid { service, uid };
+    records.extend(uids.into_iter().map(of_data));
     let known = ledger.processes()?;
     let mut living = BTreeMap::new();
     for record in &records {
@@ -77,7 +108,12 @@ pub(super) fn find(
         .iter()
         .map(|(attempt, (pid, _))| (*attempt, *pid))
         .collect();
+    let memfds = living
+        .iter()
+        .map(|(attempt, (pid, _))| (*attempt, memfds_of(*pid)))
+        .collect();
     Ok(Found {
+        memfds,
         stored: Stored {
             releases,
             records,
@@ -119,19 +155,12 @@ fn is_first_of_its_session(pid: i32) -> bool {
 
 /// The route table that living services hold, or a new one.
 pub(super) fn routes(found: &Found) -> std::io::Result<RouteTable> {
-    for (pid, _) in found.living.values() {
-        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+    for (_, pid, number, name) in found.memfds() {
+        if !name.starts_with("/memfd:insula-routes") {
             continue;
-        };
-        for entry in descriptors.flatten() {
-            let link = std::fs::read_link(entry.path()).unwrap_or_default();
-            if !link.to_string_lossy().starts_with("/memfd:insula-routes") {
-                continue;
-            }
-            let number = entry.file_name().to_string_lossy().parse();
-            if let Ok(Ok(table)) = number.map(|number| RouteTable::recover(*pid, number)) {
-                return Ok(table);
-            }
+        }
+        if let Ok(table) = RouteTable::recover(pid, number) {
+            return Ok(table);
         }
     }
     RouteTable::create()
@@ -140,24 +169,15 @@ pub(super) fn routes(found: &Found) -> std::io::Result<RouteTable> {
 /// The meters that living processes hold.
 pub(super) fn meters(found: &Found) -> BTreeMap<Attempt, Meters> {
     let mut meters = BTreeMap::new();
-    for (attempt, (pid, _)) in &found.living {
-        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+    for (attempt, pid, number, name) in found.memfds() {
+        if Meters::parse_link(name) != Some(attempt) {
             continue;
-        };
-        for entry in descriptors.flatten() {
-            let link = std::fs::read_link(entry.path()).unwrap_or_default();
-            if Meters::parse_link(&link.to_string_lossy()) != Some(*attempt) {
-                continue;
+        }
+        match Meters::recover(pid, number) {
+            Ok(recovered) => {
+                meters.insert(attempt, recovered);
             }
-            let Ok(number) = entry.file_name().to_string_lossy().parse() else {
-                continue;
-            };
-            match Meters::recover(*pid, number) {
-                Ok(recovered) => {
-                    meters.insert(*attempt, recovered);
-                }
-                Err(error) => tracing::warn!(%attempt, %error, "meters are not taken up"),
-            }
+            Err(error) => tracing::warn!(%attempt, %error, "meters are not taken up"),
         }
     }
     meters
@@ -166,72 +186,63 @@ pub(super) fn meters(found: &Found) -> BTreeMap<Attempt, Meters> {
 /// The pages of edges that living consumers hold: both ends go on with them.
 pub(super) fn pages(found: &Found) -> BTreeMap<(u32, Attempt), EdgePage> {
     let mut pages = BTreeMap::new();
-    for (attempt, (pid, _)) in &found.living {
-        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+    for (attempt, pid, number, name) in found.memfds() {
+        let Some((route, consumer)) = EdgePage::parse_link(name) else {
             continue;
         };
-        for entry in descriptors.flatten() {
-            let link = std::fs::read_link(entry.path()).unwrap_or_default();
-            let number = entry.file_name().to_string_lossy().parse();
-            let (Some((route, consumer)), Ok(number)) =
-                (EdgePage::parse_link(&link.to_string_lossy()), number)
-            else {
-                continue;
-            };
-            if consumer != *attempt {
-                continue;
-            }
-            match EdgePage::recover(*pid, number) {
-                Ok(page) => {
-                    // The earlier daemon may have died between a change of the route and its ring.
-                    if let Err(error) = page.ring() {
-                        tracing::warn!(%attempt, %error, "cannot ring on a page");
-                    }
-                    pages.insert((route, consumer), page);
+        if consumer != attempt {
+            continue;
+        }
+        match EdgePage::recover(pid, number) {
+            Ok(page) => {
+                // The earlier daemon may have died between a change of the route and its ring.
+                if let Err(error) = page.ring() {
+                    tracing::warn!(%attempt, %error, "cannot ring on a page");
                 }
-                Err(error) => tracing::warn!(%attempt, %error, "a page is not taken up"),
+                pages.insert((route, consumer), page);
             }
+            Err(error) => tracing::warn!(%attempt, %error, "a page is not taken up"),
         }
     }
     pages
 }
 
-/// The release that an attempt runs.
-fn spec_of(stored: &Stored, attempt: Attempt) -> Option<&ServiceSpec> {
-    let (instance, version) = stored.records.iter().find_map(|record| match record {
-        Record::Began {
-            attempt: began,
-            instance,
-            version,
-            ..
-        } if *began == attempt => Some((instance, version)),
-        _ => None,
-    })?;
-    stored
+/// What the attempts run: the releases as they are installed, and whether it is a command before a
+/// start.
+fn runs(stored: &Stored) -> BTreeMap<Attempt, (Option<&ServiceSpec>, bool)> {
+    let releases: BTreeMap<_, _> = stored
         .releases
         .iter()
-        .find(|spec| spec.name == instance.service && spec.version == *version)
-}
-
-/// Whether an attempt runs a command before a start.
-fn is_step(stored: &Stored, attempt: Attempt) -> bool {
-    stored.records.iter().any(|record| {
-        matches!(record, Record::Began { attempt: began, step: Some(_), .. } if *began == attempt)
-    })
+        .map(|spec| ((&spec.name, &spec.version), spec))
+        .collect();
+    let run = |record: &_| match record {
+        Record::Began {
+            attempt,
+            instance,
+            version,
+            step,
+            ..
+        } => {
+            let spec = releases.get(&(&instance.service, version)).copied();
+            Some((*attempt, (spec, step.is_some())))
+        }
+        _ => None,
+    };
+    stored.records.iter().filter_map(run).collect()
 }
 
 impl Driver {
     pub(super) fn take_up(&mut self, found: Found) -> Result<(), DriverError> {
-        let Found { stored, living } = found;
+        let Found { stored, living, .. } = found;
+        let runs = runs(&stored);
         let mut notifying = Vec::new();
         for (attempt, (pid, pidfd)) in living {
             tracing::info!(%attempt, pid, "found a living process of an earlier daemon");
-            let spec = spec_of(&stored, attempt);
-            let native =
-                spec.is_none_or(|spec| spec.kind == Kind::Native) && !is_step(&stored, attempt);
+            let (spec, step) = runs.get(&attempt).copied().unwrap_or_default();
+            let native = spec.is_none_or(|spec| spec.kind == Kind::Native) && !step;
             if let Some(spec) = spec {
                 self.sockets.recover(&spec.name, &spec.sockets, &pidfd);
-                if spec.kind == Kind::Foreign(Readiness::Notify) && !is_step(&stored, attempt) {
+                if spec.kind == Kind::Foreign(Readiness::Notify) && !step {
                     notifying.push((attempt, pid));
                 }
             }
