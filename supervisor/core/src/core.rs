@@ -52,6 +52,37 @@ impl Decision {
         &self.records
     }
 
+    /// Whether its actions can be done after the next decision was made: none of them looks up, when
+    /// it is done, what that one may have changed.
+    pub fn can_wait(&self) -> bool {
+        self.actions.iter().all(|action| match action {
+            Action::Say { .. }
+            | Action::AnswerClient { .. }
+            | Action::DropClient { .. }
+            | Action::Exit => false,
+            Action::Launch { .. }
+            | Action::Stop { .. }
+            | Action::Kill { .. }
+            | Action::Probe { .. }
+            | Action::Examine { .. }
+            | Action::Forget { .. }
+            | Action::Publish { .. }
+            | Action::CleanRoute { .. }
+            | Action::OpenEdge { .. }
+            | Action::CloseEdge { .. }
+            | Action::OpenPair { .. }
+            | Action::ClosePair { .. }
+            | Action::Answer { .. }
+            | Action::Note { .. } => true,
+        })
+    }
+
+    /// Adds the decision that was made next, to be recorded and done after this one.
+    pub fn join(&mut self, next: Self) {
+        self.records.extend(next.records);
+        self.actions.extend(next.actions);
+    }
+
     /// Stores the records and only then gives the actions out.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! socket. Every change is written to the daemon's log with who asked for it (target `audit`).
 
 mod logs;
+mod orders;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::ask::Ask;
 use crate::meters::{self, Reading};
+pub use orders::{OrderedVerb, OrdersRequest, Told};
 
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "control.sock";
@@ -149,6 +151,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/install", post(install))
         .route("/v1/update", post(update))
         .route("/v1/shutdown", post(shutdown))
+        .route("/v1/orders", post(orders::orders))
         .route("/v1/services/{name}/logs", get(logs::logs))
         .route("/v1/services/{name}/{verb}", post(order))
         .layer(from_fn(authorise))

@@ -1,15 +1,17 @@
 //! `start`, `stop`, `restart`, `upgrade`, `rollback`, `scale`, `shutdown`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use insula_core::event::{Done, Refusal, RefusalKind};
 use insula_core::report::Row;
 use semver::Version;
+use tokio::sync::mpsc;
 
 use super::Exit;
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, read_pieces};
 use super::progress::Progress;
-use crate::control::Answer;
+use crate::control::{Answer, OrderedVerb, OrdersRequest, Told};
 
 pub(super) enum Verb {
     Start,
@@ -40,6 +42,16 @@ impl Verb {
         format!("/v1/services/{name}/{verb}")
     }
 
+    /// The same as an order for many, where it can be one.
+    fn of_many(&self) -> Option<OrderedVerb> {
+        match self {
+            Self::Start => Some(OrderedVerb::Start),
+            Self::Stop => Some(OrderedVerb::Stop),
+            Self::Restart => Some(OrderedVerb::Restart),
+            Self::Upgrade(_) | Self::Rollback | Self::Scale(_) => None,
+        }
+    }
+
     fn doing(&self) -> &'static str {
         match self {
             Self::Start => "starting",
@@ -59,22 +71,32 @@ pub(super) async fn run(
 ) -> Result<Exit, ClientError> {
     let names = expand(client, names).await?;
     let mut exit = Exit::Done;
-    // All at once: a service may wait for another of them.
-    let mut orders = tokio::task::JoinSet::new();
-    for name in &names {
-        let (client, path, name) = (client.clone(), verb.path(name), name.clone());
-        orders.spawn(async move { (name, client.order(&path).await) });
-    }
+    let (news, mut told) = mpsc::unbounded_channel();
+    let mut asked = pin!(ask(client, &verb, &names, news));
     let mut progress = Progress::new();
     let mut tick = tokio::time::interval(Duration::from_millis(200));
-    while !orders.is_empty() {
+    // The first tick is at once; what takes no longer than that needs no progress.
+    tick.reset();
+    let mut done = None;
+    loop {
         tokio::select! {
-            Some(ended) = orders.join_next() => {
-                let Ok((name, answer)) = ended else { continue };
-                progress.clear();
-                exit = exit.and(tell(&name, answer?));
-            }
+            biased;
+            next = told.recv() => match next {
+                Some((name, answer)) => {
+                    progress.clear();
+                    exit = exit.and(tell(&name, answer));
+                }
+                // Nobody tells any more: asking has ended, well or not.
+                None => match done.take() {
+                    Some(asked) => return Result::map(asked, |()| exit),
+                    None => return asked.await.map(|()| exit),
+                },
+            },
+            ended = &mut asked, if done.is_none() => done = Some(ended),
             _ = tick.tick() => {
+                if !progress.is_due() {
+                    continue;
+                }
                 let states = client.get::<Vec<Row>>("/v1/status").await.unwrap_or_default();
                 let states: Vec<_> = states
                     .iter()
@@ -86,7 +108,59 @@ pub(super) async fn run(
             }
         }
     }
-    Ok(exit)
+}
+
+/// Gives the order, for all at once: a service may wait for another of them. What becomes of each
+/// is told as it comes.
+async fn ask(
+    client: &Client,
+    verb: &Verb,
+    names: &[String],
+    news: mpsc::UnboundedSender<(String, Answer)>,
+) -> Result<(), ClientError> {
+    let names_of_services: Result<Vec<_>, _> = names.iter().map(|name| name.parse()).collect();
+    let (Some(verb_of_many), Ok(services), true) =
+        (verb.of_many(), names_of_services, names.len() > 1)
+    else {
+        // One of them, or a name that the daemon has to refuse.
+        let mut orders = tokio::task::JoinSet::new();
+        for name in names {
+            let (client, path, name) = (client.clone(), verb.path(name), name.clone());
+            orders.spawn(async move { (name, client.order(&path).await) });
+        }
+        while let Some(ended) = orders.join_next().await {
+            let Ok((name, answer)) = ended else { continue };
+            // It is listened to until this ends.
+            let _ = news.send((name, answer?));
+        }
+        return Ok(());
+    };
+    let request = OrdersRequest {
+        verb: verb_of_many,
+        services,
+    };
+    let response = client.post("/v1/orders", &request).await?;
+    let mut rest = Vec::new();
+    let mut unread = None;
+    read_pieces(response, |piece| {
+        rest.extend_from_slice(piece);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            match serde_json::from_slice::<Told>(&line) {
+                Ok(Told { name, answer }) => {
+                    let _ = news.send((name.to_string(), answer));
+                }
+                Err(error) => unread = Some(error),
+            }
+        }
+    })
+    .await?;
+    match unread {
+        Some(error) => Err(ClientError::Talk {
+            source: Box::new(error),
+        }),
+        None => Ok(()),
+    }
 }
 
 async fn expand(client: &Client, names: &[String]) -> Result<Vec<String>, ClientError> {

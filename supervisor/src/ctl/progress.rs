@@ -19,11 +19,16 @@ impl Progress {
         }
     }
 
-    /// Shows `text` if it is time to.
-    pub(super) fn show(&mut self, text: &str) {
+    /// Whether it is time to show something.
+    pub(super) fn is_due(&self) -> bool {
         let every = Duration::from_millis(if self.terminal { 200 } else { 5_000 });
         let wait = self.shown.map_or(Duration::from_secs(1), |_| every);
-        if self.shown.unwrap_or(self.started).elapsed() < wait {
+        self.shown.unwrap_or(self.started).elapsed() >= wait
+    }
+
+    /// Shows `text` if it is time to.
+    pub(super) fn show(&mut self, text: &str) {
+        if !self.is_due() {
             return;
         }
         self.shown = Some(Instant::now());

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use insula_contract::id::{Attempt, ContractId};
 use insula_contract::schema::Schema;
-use insula_core::core::{Core, Settings};
+use insula_core::core::{Core, Decision, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
 use insula_core::report;
 use insula_core::spec::ProfileSpec;
@@ -72,6 +72,10 @@ pub(crate) fn setup<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         source: source.into(),
     }
 }
+
+/// Events that are decided about before what was decided is recorded and done, at most: the first
+/// of them waits for the last.
+const TOGETHER: usize = 64;
 
 /// Nanoseconds of `CLOCK_BOOTTIME`, as the core counts.
 pub fn now() -> Time {
@@ -227,8 +231,8 @@ impl Driver {
             let due = self.core.next_deadline().map(|at| at.since(now()));
             tokio::select! {
                 biased;
-                Some(news) = self.inbox.recv() => self.take(news)?,
-                Some(ask) = asks.recv() => self.answer(ask)?,
+                Some(news) = self.inbox.recv() => self.take_all(news)?,
+                Some(ask) = asks.recv() => self.answer_all(ask, &mut asks)?,
                 Some(()) = stop.recv() => self.turn(Event::ShutdownOrdered { request: None })?,
                 () = sleep(due) => self.turn(Event::Ticked)?,
             }
@@ -240,10 +244,80 @@ impl Driver {
 
     /// Lets the core take in what acting brought about.
     fn settle(&mut self) -> Result<(), DriverError> {
-        while let Some(event) = self.pending.pop_front() {
-            self.turn(event)?;
+        while !self.pending.is_empty() {
+            let count = self.pending.len().min(TOGETHER);
+            let events: Vec<_> = self.pending.drain(..count).collect();
+            self.turns(events)?;
         }
         Ok(())
+    }
+
+    /// Decides about several events that are there at once, records all of it in one transaction,
+    /// and executes it: a synced commit costs as much as the start of some processes.
+    fn turns(&mut self, events: impl IntoIterator<Item = Event>) -> Result<(), DriverError> {
+        let mut waiting = Decision::default();
+        for event in events {
+            let decision = self.core.handle(now(), event);
+            let can_wait = decision.can_wait();
+            waiting.join(decision);
+            if !can_wait {
+                self.carry_out(std::mem::take(&mut waiting))?;
+            }
+        }
+        self.carry_out(waiting)
+    }
+
+    /// Takes in what there is to hear, up to some number.
+    fn take_all(&mut self, first: News) -> Result<(), DriverError> {
+        let mut events = Vec::new();
+        let mut next = Some(first);
+        while let Some(news) = next {
+            match news {
+                News::Event(event) => events.push(event),
+                other => {
+                    self.turns(events.drain(..))?;
+                    return self.take(other);
+                }
+            }
+            next = (events.len() < TOGETHER)
+                .then(|| self.inbox.try_recv().ok())
+                .flatten();
+        }
+        self.turns(events)
+    }
+
+    /// Answers what is asked, up to some number; orders are carried out together.
+    fn answer_all(
+        &mut self,
+        first: Ask,
+        asks: &mut mpsc::Receiver<Ask>,
+    ) -> Result<(), DriverError> {
+        let mut events = Vec::new();
+        let mut next = Some(first);
+        while let Some(ask) = next {
+            match ask {
+                Ask::Order {
+                    service,
+                    order,
+                    reply,
+                } => {
+                    let request = self.request(reply);
+                    events.push(Event::Ordered {
+                        request,
+                        service,
+                        order,
+                    });
+                }
+                other => {
+                    self.turns(events.drain(..))?;
+                    return self.answer(other);
+                }
+            }
+            next = (events.len() < TOGETHER)
+                .then(|| asks.try_recv().ok())
+                .flatten();
+        }
+        self.turns(events)
     }
 
     /// Decide, record, execute.
@@ -252,7 +326,7 @@ impl Driver {
         self.carry_out(decision)
     }
 
-    fn carry_out(&mut self, decision: insula_core::core::Decision) -> Result<(), DriverError> {
+    fn carry_out(&mut self, decision: Decision) -> Result<(), DriverError> {
         let ledger = &mut self.ledger;
         let actions = decision
             .record(|records| ledger.store(records))
