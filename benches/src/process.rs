@@ -23,11 +23,14 @@ pub struct Role {
 }
 
 impl Role {
-    /// This process's role, which it is pinned for; `None` in the process that measures.
+    /// This process's role, which it may be pinned for; `None` in the process that measures.
     pub fn of_this_process() -> Option<Self> {
         let name = std::env::var(ROLE).ok()?;
         let variable = |name| std::env::var(name).unwrap_or_default();
-        pin(variable(CORE).parse().expect("a core's number"));
+        match variable(CORE).as_str() {
+            "" => {}
+            core => pin(core.parse().expect("a core's number")),
+        }
         let words = variable(WORDS).lines().map(str::to_owned).collect();
         Some(Self { name, words })
     }
@@ -53,11 +56,20 @@ pub struct Server {
 impl Server {
     /// Starts this program again on `core` and waits until it is ready.
     pub fn start(role: &str, core: usize, words: &[String]) -> Self {
+        Self::start_on(&core.to_string(), role, words)
+    }
+
+    /// The same on whatever core there is.
+    pub fn start_unpinned(role: &str, words: &[String]) -> Self {
+        Self::start_on("", role, words)
+    }
+
+    fn start_on(core: &str, role: &str, words: &[String]) -> Self {
         let program = std::env::current_exe().expect("the path of this program");
         let mut child = Command::new(program)
             .env(ROLE, role)
             .env(WORDS, words.join("\n"))
-            .env(CORE, core.to_string())
+            .env(CORE, core)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
