@@ -13,19 +13,25 @@ use crate::sync::{Ordering, WORDS_MAX, Waiter, Watched, fence, wait_any, wake_al
 
 /// Rings a bell whether or not its owner sleeps.
 pub(crate) fn ring_always(waiter: &Waiter) {
-    waiter.bell.fetch_add(1, Ordering::SeqCst);
+    waiter.bell.fetch_add(2, Ordering::SeqCst);
     wake_all(&waiter.bell);
 }
 
 /// Tells the owner of `waiter` about what was published before, if it sleeps.
 ///
-/// The caller has issued [`published`] since it published. Returns whether it was seen to sleep.
+/// The caller has issued [`published`] since it published. Returns whether it was seen to sleep,
+/// without anybody's having rung since.
 pub(crate) fn ring(waiter: &Waiter) -> bool {
-    let asleep = waiter.asleep.load(Ordering::Relaxed) != 0;
-    if asleep {
-        ring_always(waiter);
+    let flag = waiter.asleep.load(Ordering::Relaxed);
+    if flag == 0 {
+        return false;
     }
-    asleep
+    ring_always(waiter);
+    // It has got up, or lain down anew, where this fails.
+    let _ = waiter
+        .asleep
+        .compare_exchange(flag, 0, Ordering::SeqCst, Ordering::Relaxed);
+    true
 }
 
 /// Orders what was published before the looks at asleep flags that follow.
@@ -38,7 +44,8 @@ pub(crate) fn published() {
 /// Returns what to wait for: the bell as it was before.
 pub(crate) fn lie_down(waiter: &Waiter) -> Watched<'_> {
     let seen = waiter.bell.load(Ordering::SeqCst);
-    waiter.asleep.store(1, Ordering::SeqCst);
+    // A swap, as in [`get_up`]: a flag that is taken back and one that is set are in one order.
+    waiter.asleep.swap(seen | 1, Ordering::SeqCst);
     fence(Ordering::SeqCst);
     Watched {
         word: &waiter.bell,
@@ -48,7 +55,7 @@ pub(crate) fn lie_down(waiter: &Waiter) -> Watched<'_> {
 
 /// Says that the owner of `waiter` is awake again.
 pub(crate) fn get_up(waiter: &Waiter) {
-    waiter.asleep.store(0, Ordering::SeqCst);
+    waiter.asleep.swap(0, Ordering::SeqCst);
 }
 
 /// What the last look before sleeping found.

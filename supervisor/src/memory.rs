@@ -279,7 +279,7 @@ impl EdgePage {
         fence(Ordering::SeqCst);
         for client in &page.clients {
             if client.asleep.load(Ordering::Relaxed) != 0 {
-                client.bell.fetch_add(1, Ordering::SeqCst);
+                client.bell.fetch_add(2, Ordering::SeqCst);
                 wake(&client.bell);
             }
         }

@@ -4,12 +4,13 @@
 //! writable by the consumer's and the provider's process. A hostile end can ring falsely or silence
 //! the other end of this edge, and nobody else.
 //!
-//! How a waiter sleeps and is woken (decision 6): the waiter loads `bell`, sets `asleep`, looks
-//! once more whether there is work, and waits (futex) for `bell` to differ from what it loaded; on
-//! waking it clears `asleep`. A sender publishes its message, issues a sequentially consistent
-//! fence, and only where `asleep` is set counts `bell` up and wakes all waiters. After a change of
-//! the route the supervisor does the same with every client slot, since a client sleeps on its bell
-//! alone.
+//! How a waiter sleeps and is woken (decision 6): the waiter loads `bell`, sets `asleep` to that
+//! with its lowest bit, looks once more whether there is work, and waits (futex) for `bell` to
+//! differ from what it loaded; on waking it clears `asleep`. A sender publishes its message, issues
+//! a sequentially consistent fence, and only where `asleep` is set counts `bell` up by two, wakes
+//! all waiters, and clears `asleep` if it is what it was, so that the next sender need not ring.
+//! After a change of the route the supervisor rings every client slot likewise, since a client
+//! sleeps on its bell alone.
 //!
 //! How a subscription comes to be: the consumer writes its [`Wish`] into a client slot that no
 //! connection has, adds the slot's bit to the server slot's `wish` and rings. The server makes the
@@ -40,7 +41,7 @@ pub const PAGE_SIZE: usize = 4096;
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Waiter {
-    /// Counted up to wake; a futex word.
+    /// Counted up by two to wake, so always even; a futex word.
     pub bell: AtomicU32,
     /// Not 0 while the owner is, or is about to be, parked.
     pub asleep: AtomicU32,

@@ -123,6 +123,30 @@ fn two_letters_of_one_sender_both_arrive() {
     });
 }
 
+/// A sender is killed after its ring, before it takes the flag back: others ring once more.
+#[test]
+fn a_sender_that_dies_after_its_ring_hides_nobody() {
+    check(2, || {
+        let mail = Arc::new(Mailbox::default());
+        let killed = thread::spawn({
+            let mail = mail.clone();
+            move || {
+                published();
+                if mail.waiter.asleep.load(Ordering::Relaxed) != 0 {
+                    ring_always(&mail.waiter);
+                }
+            }
+        });
+        let sender = thread::spawn({
+            let mail = mail.clone();
+            move || mail.send(0)
+        });
+        mail.receive(|mail, _| mail.has(0));
+        killed.join().unwrap();
+        sender.join().unwrap();
+    });
+}
+
 #[test]
 fn letters_of_two_senders_both_arrive() {
     check(2, || {
@@ -338,6 +362,31 @@ mod broken {
         });
         mail.receive(|mail, _| mail.has(0));
         sender.join().unwrap();
+    }
+
+    /// A flag that is taken back whatever it is may be that of the next sleep.
+    #[test]
+    fn with_any_flag_taken_back_a_wake_up_is_lost() {
+        refused("with_any_flag_taken_back_a_wake_up_is_lost", || {
+            let mail = Arc::new(Mailbox::default());
+            let sender = |letter: usize| {
+                let mail = mail.clone();
+                thread::spawn(move || {
+                    mail.letters[letter].store(1, Ordering::Relaxed);
+                    published();
+                    if mail.waiter.asleep.load(Ordering::Relaxed) != 0 {
+                        ring_always(&mail.waiter);
+                        mail.waiter.asleep.store(0, Ordering::SeqCst);
+                    }
+                })
+            };
+            let senders = [sender(0), sender(1)];
+            mail.receive(|mail, _| mail.has(0));
+            mail.receive(|mail, _| mail.has(1));
+            for sender in senders {
+                sender.join().unwrap();
+            }
+        });
     }
 
     #[test]
