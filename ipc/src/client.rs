@@ -12,6 +12,7 @@ mod budget;
 pub(crate) mod bytes;
 mod calls;
 mod edge;
+mod late;
 
 use std::fmt::Debug;
 use std::marker::PhantomData;

@@ -47,6 +47,21 @@ pub fn send<M: Serialize>(
     message: &M,
     descriptors: &[&dyn AsRawFd],
 ) -> Result<(), FramesError> {
+    send_with(socket, message, descriptors, MsgFlags::MSG_NOSIGNAL)
+}
+
+/// Sends `message` as one frame, or not at all where that would have to wait.
+pub fn offer<M: Serialize>(socket: impl AsFd, message: &M) -> Result<(), FramesError> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    send_with(socket, message, &[], flags)
+}
+
+fn send_with<M: Serialize>(
+    socket: impl AsFd,
+    message: &M,
+    descriptors: &[&dyn AsRawFd],
+    flags: MsgFlags,
+) -> Result<(), FramesError> {
     if descriptors.len() > DESCRIPTORS_MAX {
         return Err(FramesError::TooManyDescriptors(descriptors.len()));
     }
@@ -60,13 +75,7 @@ pub fn send<M: Serialize>(
     };
     let socket = socket.as_fd().as_raw_fd();
     loop {
-        match sendmsg::<UnixAddr>(
-            socket,
-            &[IoSlice::new(&bytes)],
-            control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        ) {
+        match sendmsg::<UnixAddr>(socket, &[IoSlice::new(&bytes)], control, flags, None) {
             Ok(sent) if sent == bytes.len() => return Ok(()),
             Ok(_) => return Err(FramesError::Cut),
             Err(Errno::EINTR) => {}

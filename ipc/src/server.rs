@@ -166,6 +166,14 @@ pub trait Dispatch {
         None
     }
 
+    /// Whether requests are executed: not where all threads that do so have been in the same
+    /// requests since the last time that this was asked.
+    ///
+    /// Asked on the server's own thread, so that one which executes them itself need not say more.
+    fn is_moving(&mut self) -> bool {
+        true
+    }
+
     /// Executes one request and answers it through `reply`.
     ///
     /// `request` lies in memory that the client can still write to: what is read twice may differ.

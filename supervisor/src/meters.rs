@@ -74,14 +74,14 @@ impl Meters {
         self.file.as_fd().try_clone_to_owned()
     }
 
-    /// A number that changes whenever the process has taken or answered a request; 0 where that
-    /// cannot be told.
+    /// A number that changes whenever the process has answered a request; 0 where that cannot be
+    /// told.
     pub fn progress(&self) -> u64 {
         let blocks = self.read().unwrap_or_default();
         blocks
             .iter()
             .filter(|(subject, _)| subject.role == Role::Provider)
-            .map(|(_, counts)| counts.begun.wrapping_add(counts.ended_in_all()))
+            .map(|(_, counts)| counts.ended_in_all())
             .fold(0, u64::wrapping_add)
     }
 

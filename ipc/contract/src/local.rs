@@ -1,7 +1,7 @@
 //! How an ordinary local program gets an edge of its own.
 //!
 //! It connects to the seqpacket socket `run/local.sock` and asks, one thing at a time; each
-//! [`Ask`] gets one [`Answer`]. With [`Resolved::Granted`] come three descriptors: the route
+//! [`Ask`] gets one [`Answer`] ([`Ask::Late`] none). With [`Resolved::Granted`] come three descriptors: the route
 //! table (read-only), the edge's page, and meters for this edge. The supervisor knows its uid from the socket. Frames are as in
 //! [`mod@crate::line`]. When the connection closes, its edges end: the connection is the lease.
 
@@ -23,6 +23,13 @@ pub enum Ask {
     List,
     /// What one of them consists of, as its provider serves it now.
     Describe(ContractId),
+    /// A request on the edge to this contract waits too long. The only word that is not answered.
+    Late {
+        /// At whose contract.
+        contract: ContractId,
+        /// For how long, in milliseconds.
+        waited_ms: u64,
+    },
 }
 
 /// What it is answered.

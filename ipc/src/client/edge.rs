@@ -13,6 +13,7 @@ use insula_contract::meters::Role;
 use super::Connection;
 use super::budget::Budget;
 use super::calls::{Calls, Place};
+use super::late::Late;
 use crate::channel::Sizes;
 use crate::clock;
 use crate::contract::{CONNECTIONS, Contract};
@@ -61,6 +62,7 @@ struct Shared {
     /// The number of the last wish.
     wishes: AtomicU32,
     meters: OnceLock<Meters>,
+    late: Late,
 }
 
 /// A client slot of the edge page. Its sequence outlives its connections: the number of a `once`
@@ -102,6 +104,7 @@ impl Edge {
                 subscriptions: AtomicU32::new(0),
                 wishes: AtomicU32::new(0),
                 meters: OnceLock::new(),
+                late: Late::default(),
             }),
         })
     }
@@ -110,6 +113,17 @@ impl Edge {
     /// first word counts.
     pub fn meter(&self, meters: &Meters) {
         self.shared.meters.get_or_init(|| meters.clone());
+    }
+
+    /// Has `tell` called when a request waits too long for an answer, with how long that is: at
+    /// most once a second, from a thread that waits for it, which it must not hold up. The first
+    /// word counts.
+    pub fn on_late(&self, tell: impl Fn(Duration) + Send + Sync + 'static) {
+        self.shared.late.set(Box::new(tell));
+    }
+
+    pub(super) fn late(&self) -> &Late {
+        &self.shared.late
     }
 
     /// The meter of a new connection.

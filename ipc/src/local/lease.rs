@@ -265,7 +265,11 @@ fn ask(
         .ok_or_else(|| LocalError::Closed(what()))
 }
 
-fn resolve(socket: &OwnedFd, contract: &ContractId, schema: &Schema) -> Result<Edge, LocalError> {
+fn resolve(
+    socket: &Arc<OwnedFd>,
+    contract: &ContractId,
+    schema: &Schema,
+) -> Result<Edge, LocalError> {
     let what = || format!("for `{contract}`");
     let question = Ask::Resolve(Resolve {
         contract: contract.clone(),
@@ -291,6 +295,19 @@ fn resolve(socket: &OwnedFd, contract: &ContractId, schema: &Schema) -> Result<E
             source,
         }
     })?;
+    let (late, told) = (contract.clone(), Arc::downgrade(socket));
+    edge.on_late(move |waited| {
+        let Some(socket) = told.upgrade() else {
+            return;
+        };
+        let late = Ask::Late {
+            contract: late.clone(),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        };
+        if let Err(error) = frames::offer(&*socket, &late) {
+            tracing::debug!(%error, "the supervisor does not hear of a late request");
+        }
+    });
     match Meters::new(meters, has_steady_tsc()) {
         Ok(meters) => edge.meter(&meters),
         Err(error) => tracing::warn!(%error, "calls are not counted"),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use insula_contract::schema::TypeSchema;
@@ -23,6 +23,8 @@ use crate::header::Status;
 pub struct Workers<D: Dispatch> {
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
+    /// How many requests had been executed when it was last asked whether any are.
+    executed: u64,
     contract: std::marker::PhantomData<fn() -> D>,
 }
 
@@ -43,6 +45,10 @@ struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Requests that threads took.
+    begun: u64,
+    /// Of these, what was executed.
+    executed: u64,
     ended: bool,
 }
 
@@ -83,6 +89,7 @@ impl<D: Dispatch> Workers<D> {
         let mut workers = Self {
             queue: Arc::new(Queue::default()),
             threads: Vec::new(),
+            executed: 0,
             contract: std::marker::PhantomData,
         };
         for number in 0..threads.max(1) {
@@ -98,6 +105,16 @@ impl<D: Dispatch> Workers<D> {
 
 impl<D: Dispatch> Dispatch for Workers<D> {
     type Contract = D::Contract;
+
+    fn is_moving(&mut self) -> bool {
+        let state = self.queue.state();
+        let executed = state.executed;
+        let busy = state.begun - executed >= self.threads.len() as u64;
+        drop(state);
+        let stands = busy && executed == self.executed;
+        self.executed = executed;
+        !stands
+    }
 
     fn dispatch(
         &mut self,
@@ -119,16 +136,21 @@ impl<D: Dispatch> Dispatch for Workers<D> {
 }
 
 impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.state());
         self.changed.notify_one();
     }
 
     /// The next job; `None` once there will be none.
     fn next(&self) -> Option<Job> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         loop {
             if let Some(job) = state.jobs.pop_front() {
+                state.begun += 1;
                 return Some(job);
             }
             if state.ended {
@@ -142,10 +164,20 @@ impl Queue {
     }
 }
 
+/// Counts a request as executed when dropped.
+struct Executed<'a>(&'a Queue);
+
+impl Drop for Executed<'_> {
+    fn drop(&mut self) {
+        self.0.state().executed += 1;
+    }
+}
+
 fn work<D: Dispatch>(queue: &Queue, mut handler: D) {
     let _guard = super::turn::AbortOnPanic;
     let mut chunk = vec![0; <D::Contract as Contract>::RESPONSE_MAX];
     while let Some(job) = queue.next() {
+        let _executed = Executed(queue);
         if clock::coarse_ns() >= job.call.deadline_ns {
             job.promise.keep(Status::Expired, Vec::new());
             continue;

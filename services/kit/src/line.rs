@@ -79,7 +79,12 @@ pub(crate) fn signals() -> nix::Result<SignalFd> {
 }
 
 /// Runs until the process ends.
-pub(crate) fn keep(shared: &Shared, listener: &OwnedFd, signals: &SignalFd, commands: &Commands) {
+pub(crate) fn keep(
+    shared: &Arc<Shared>,
+    listener: &OwnedFd,
+    signals: &SignalFd,
+    commands: &Commands,
+) {
     let mut line: Option<Arc<OwnedFd>> = None;
     let mut stopped = false;
     loop {
@@ -151,7 +156,7 @@ fn accept(shared: &Shared, listener: &OwnedFd) -> Option<Arc<OwnedFd>> {
 }
 
 /// Takes in one word; false once the line is over.
-fn hear(shared: &Shared, line: &OwnedFd, commands: &Commands) -> bool {
+fn hear(shared: &Arc<Shared>, line: &OwnedFd, commands: &Commands) -> bool {
     let (message, descriptors) = match frames::receive::<ToService>(line) {
         Ok(Some(heard)) => heard,
         Ok(None) => return false,
@@ -200,6 +205,12 @@ fn hear(shared: &Shared, line: &OwnedFd, commands: &Commands) -> bool {
             let kept = page.try_clone();
             match Edge::new(used, routes, page, welcomed.spin) {
                 Ok(edge) => {
+                    let (late, told) = (contract.clone(), Arc::downgrade(shared));
+                    edge.on_late(move |waited| {
+                        if let Some(shared) = told.upgrade() {
+                            shared.late(&late, waited);
+                        }
+                    });
                     if let Some(meters) = &state.meters {
                         edge.meter(meters);
                     }
@@ -219,6 +230,7 @@ fn hear(shared: &Shared, line: &OwnedFd, commands: &Commands) -> bool {
             commands.give(Command::Drain);
         }
         (ToService::Ping { ping }, _) => {
+            // Who serves answers itself: that this thread lives says nothing about that one.
             if commands.waker.get().is_some() {
                 commands.give(Command::Ping(ping));
             } else {

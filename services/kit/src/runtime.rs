@@ -166,6 +166,21 @@ impl Shared {
         self.state().line = None;
     }
 
+    /// Tells the supervisor that a request waits too long at a contract's provider; not if that
+    /// would hold up who waits for the request.
+    pub(crate) fn late(&self, contract: &ContractId, waited: Duration) {
+        let line = self.state().line.clone();
+        let message = FromService::Late {
+            contract: contract.clone(),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        };
+        if let Some(line) = line
+            && let Err(error) = frames::offer(&*line, &message)
+        {
+            tracing::debug!(%error, "the supervisor does not hear of a late request");
+        }
+    }
+
     /// Says something to the supervisor; the next hello tells what was said while none was there.
     pub(crate) fn say(&self, message: &FromService) {
         let line = self.state().line.clone();
@@ -219,15 +234,6 @@ impl Runtime {
     pub fn ready(&self) {
         self.shared.change(|state| state.ready = true);
         self.shared.say(&FromService::Ready);
-    }
-
-    /// Tells the supervisor that a request waits too long at a contract's provider.
-    pub fn late(&self, contract: ContractId, waited: Duration) {
-        let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-        self.shared.say(&FromService::Late {
-            contract,
-            waited_ms,
-        });
     }
 
     /// Waits until the supervisor wants the service to finish what it accepted and to end.

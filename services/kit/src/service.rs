@@ -366,7 +366,11 @@ impl<'a, D: Dispatch, J: Writes> Provider<'a, D, J> {
                 self.give_up()?;
                 self.shared.say(&FromService::Drained);
             }
-            Command::Ping(ping) => self.shared.say(&FromService::Pong { ping }),
+            Command::Ping(ping) => {
+                if self.server.dispatch_mut().is_moving() {
+                    self.shared.say(&FromService::Pong { ping });
+                }
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use insula_contract::id::ContractId;
 use insula_contract::line::{FRAME_MAX, SCHEMAS_MAX, TRANSPORT, UsedEdge};
@@ -153,6 +154,15 @@ impl Driver {
     pub(super) fn asked(&mut self, client: ClientId, ask: Ask) -> Result<(), DriverError> {
         match ask {
             Ask::Resolve(resolve) => return self.resolve(client, resolve),
+            Ask::Late {
+                contract,
+                waited_ms,
+            } => {
+                let asked = self.clients.get(&client);
+                if asked.is_some_and(|line| line.asked.contains(&contract)) {
+                    return self.late(None, &contract, Duration::from_millis(waited_ms));
+                }
+            }
             Ask::List => {
                 let listed = self.contracts_for(client);
                 self.tell_client(client, Answer::Listed(listed), Vec::new());

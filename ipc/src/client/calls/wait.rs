@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::call::Stage;
 use super::peers::{Peer, Verdict};
 use super::{Calls, Failure, Spec, State};
+use crate::client::late::late_ns;
 use crate::clock;
 use crate::wake::{self, Last};
 
@@ -179,10 +180,22 @@ impl Calls {
         let gone = state.peers.all_gone();
         let call = &mut state.calls[index];
         let Spec {
+            begun_ns,
             deadline_ns,
             provider_until_ns,
             ..
         } = call.spec;
+        if now >= late_ns(begun_ns, deadline_ns) {
+            let waits = match &call.stage {
+                Stage::Sent { .. } => !call.look(&mut state.peers),
+                // Somebody serves, and does not even connect.
+                Stage::Kept { .. } => state.peers.missing().next().is_some(),
+                Stage::Finished(_) | Stage::Free => false,
+            };
+            if waits {
+                self.place.edge.late().say(begun_ns, now);
+            }
+        }
         match &call.stage {
             Stage::Sent { .. } if now >= deadline_ns => {
                 if !call.look(&mut state.peers) {
