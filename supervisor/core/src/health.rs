@@ -5,9 +5,9 @@
 //! while nobody asks: an idle native service has no timer.
 //!
 //! A late request alone proves nothing. It makes a suspicion: the process is pinged, and is cleared
-//! by a pong within its watchdog time. Else the shell is asked what it knows ([`Vitality`]): a
-//! process that moves on is cleared, one that gets no processor is given the same time again, and
-//! only one that is stuck is killed.
+//! by a pong within its watchdog time. Else the shell is asked what it knows ([`Vitality`]), as it
+//! is about one that was to say that it lives and did not: a process that moves on is cleared, one
+//! that gets no processor is given the same time again, and only one that is stuck is killed.
 
 use std::time::Duration;
 
@@ -18,11 +18,19 @@ use crate::time::Time;
 /// Beyond the timeout of a probe, how long its answer is waited for.
 const PROBE_GRACE: Duration = Duration::from_secs(5);
 
-/// A request is late, and its provider has to show that it lives.
+/// What speaks against a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// A request to it is late; it was sent this ping.
+    Late { ping: u64 },
+    /// It was to say that it lives, and did not.
+    Silent,
+}
+
+/// Something speaks against a process, and it has to show that it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Suspicion {
-    /// The number of the ping.
-    ping: u64,
+    doubt: Doubt,
     /// When the shell is asked.
     until: Time,
     /// How long it is given each time.
@@ -71,6 +79,14 @@ pub(crate) enum Check {
     Kill { reason: String },
 }
 
+/// What is said of a process that is to say that it lives.
+fn silence(interval: Duration) -> String {
+    format!(
+        "it did not say for {:.1} s that it lives",
+        interval.as_secs_f64()
+    )
+}
+
 impl Health {
     /// From now on it must show that it works.
     pub(crate) fn begin(&mut self, spec: &ServiceSpec, now: Time) {
@@ -107,12 +123,14 @@ impl Health {
         if let Some((interval, at)) = self.watchdog
             && at <= now
         {
-            self.watchdog = None;
-            let reason = format!(
-                "watchdog: it did not say for {:.1} s that it lives",
-                interval.as_secs_f64()
-            );
-            checks.push(Check::Kill { reason });
+            self.watchdog = Some((interval, now + interval));
+            self.trouble = Some(silence(interval));
+            self.suspicion = Some(Suspicion {
+                doubt: Doubt::Silent,
+                until: now + interval,
+                patience: interval,
+            });
+            checks.push(Check::Examine);
         }
         match (self.probing, &spec.liveness) {
             (Probing::Next(at), Some(liveness)) if at <= now => {
@@ -181,6 +199,9 @@ impl Health {
         if let Some((interval, at)) = &mut self.watchdog {
             *at = now + *interval;
         }
+        if self.suspicion.is_some_and(|it| it.doubt == Doubt::Silent) {
+            self.clear();
+        }
     }
 
     /// It said how often it will say that it lives.
@@ -198,7 +219,7 @@ impl Health {
         let patience = patience.filter(|_| self.suspicion.is_none())?;
         self.asked += 1;
         self.suspicion = Some(Suspicion {
-            ping: self.asked,
+            doubt: Doubt::Late { ping: self.asked },
             until: now + patience,
             patience,
         });
@@ -213,7 +234,7 @@ impl Health {
     pub(crate) fn ponged(&mut self, ping: u64) {
         if self
             .suspicion
-            .is_some_and(|suspicion| suspicion.ping == ping)
+            .is_some_and(|suspicion| suspicion.doubt == Doubt::Late { ping })
         {
             self.clear();
         }
@@ -221,8 +242,9 @@ impl Health {
 
     /// The shell has looked at it.
     pub(crate) fn examined(&mut self, vitality: Vitality) -> Option<Check> {
-        let suspicion = self.suspicion.as_ref()?;
-        let patience = suspicion.patience;
+        let Suspicion {
+            doubt, patience, ..
+        } = self.suspicion?;
         match vitality {
             Vitality::Working => {
                 self.clear();
@@ -231,10 +253,14 @@ impl Health {
             Vitality::Starved => None,
             Vitality::Stuck(how) => {
                 self.suspicion = None;
-                let reason = format!(
-                    "watchdog: it answered nothing for {:.1} s: {how}",
-                    patience.as_secs_f64()
-                );
+                self.watchdog = None;
+                let what = match doubt {
+                    Doubt::Late { .. } => {
+                        format!("it answered nothing for {:.1} s", patience.as_secs_f64())
+                    }
+                    Doubt::Silent => silence(patience),
+                };
+                let reason = format!("watchdog: {what}: {how}");
                 Some(Check::Kill { reason })
             }
         }
