@@ -5,6 +5,7 @@
 
 mod forms;
 mod guest;
+mod stuck;
 
 use std::fs::{self, File};
 use std::io;
@@ -54,6 +55,15 @@ enum What {
         /// What to say.
         words: String,
     },
+    /// Serve `trouble@1`, whose methods get the service stuck.
+    Trouble {
+        /// On as many threads beside the main one; 0 is the main one.
+        #[arg(long, default_value_t = 0)]
+        workers: usize,
+    },
+    /// Know nothing of Insula: say on `$NOTIFY_SOCKET` what the file `say` in the working directory
+    /// holds, and that it lives unless there is a file `mute`.
+    Notify,
     /// Use `form@1` in one of its forms, and print every change between `called` and an error.
     Use {
         /// Which, as for `serve`.
@@ -73,6 +83,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         What::Serve { form } => return forms::serve(*form),
+        What::Trouble { workers } => return stuck::serve(*workers),
+        What::Notify => return guest::notify(),
         What::Use { form } => return forms::consume(*form),
         What::Guest { notify, words } => return guest::run(*notify, words),
         What::Look { .. } => {}

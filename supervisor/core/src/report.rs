@@ -127,6 +127,8 @@ pub struct Row {
     pub reason: Option<String>,
     /// What it says of itself by sd_notify(3).
     pub status: Option<String>,
+    /// How the process before ended, if there was one since the daemon started.
+    pub last_end: Option<String>,
 }
 
 impl Row {
@@ -176,6 +178,7 @@ fn row(service: &Service, at: usize, missing: &[Dependency], now: Time) -> Row {
         upgrading_to: service.rollout.as_ref().map(|rollout| rollout.to.clone()),
         reason: reason(replica, missing, now),
         status: process.and_then(|process| process.health.status.clone()),
+        last_end: last_end(replica),
     }
 }
 
@@ -202,14 +205,16 @@ fn process_state(process: &Process, missing: &[Dependency]) -> State {
     }
 }
 
+fn last_end(replica: &Replica) -> Option<String> {
+    let end = replica.last_end.as_ref()?;
+    Some(match &end.reason {
+        Some(reason) => format!("{} ({reason})", end.outcome),
+        None => end.outcome.to_string(),
+    })
+}
+
 fn reason(replica: &Replica, missing: &[Dependency], now: Time) -> Option<String> {
-    let last = || {
-        let end = replica.last_end.as_ref()?;
-        Some(match &end.reason {
-            Some(reason) => format!("{} ({reason})", end.outcome),
-            None => end.outcome.to_string(),
-        })
-    };
+    let last = || last_end(replica);
     match &replica.place {
         Place::Waiting { on, .. } => Some(format!("waits for {}", list(on))),
         Place::Backoff { until } => Some(format!(

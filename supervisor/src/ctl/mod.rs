@@ -16,6 +16,7 @@ mod progress;
 mod releases;
 mod status;
 mod update;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -136,6 +137,11 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Tell in words why a service is as it is, and what to do next.
+    Why {
+        /// Its name.
+        name: String,
+    },
     /// Cut a service over to another release while its clients go on.
     Upgrade {
         /// Its name.
@@ -245,6 +251,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         Verb::Stop { names } => orders::run(&client, orders::Verb::Stop, &names).await,
         Verb::Restart { names } => orders::run(&client, orders::Verb::Restart, &names).await,
         Verb::Status { names, json } => status::run(&client, &names, json).await,
+        Verb::Why { name } => why::run(&client, &name).await,
         Verb::Upgrade { name, version } => {
             orders::run(&client, orders::Verb::Upgrade(version), &[name]).await
         }

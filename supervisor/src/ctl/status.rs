@@ -161,6 +161,7 @@ mod tests {
             upgrading_to: None,
             reason: None,
             status: None,
+            last_end: None,
         }
     }
 
