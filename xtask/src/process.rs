@@ -101,3 +101,25 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> io::Result<O
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_never_ends_is_ended() {
+        let mut command = Command::new("sleep");
+        command.arg("infinity");
+        let status = run_until(&mut command, Duration::from_millis(10), |_| {});
+        assert_eq!(status.expect("it can be run"), None);
+    }
+
+    #[test]
+    fn a_command_that_ends_in_time_gives_its_status() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 3"]);
+        let status = run_until(&mut command, Duration::from_secs(60), |_| {});
+        let status = status.expect("it can be run").expect("it ended in time");
+        assert_eq!(status.code(), Some(3));
+    }
+}

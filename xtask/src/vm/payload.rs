@@ -86,14 +86,14 @@ fn programs(root: &Path) -> Result<Vec<PathBuf>, Failed> {
         .collect())
 }
 
-/// Copies a program without what only a debugger needs, which is most of it.
+/// Copies a program without its symbols, which are most of it.
 fn strip(program: &Path, into: &Path) -> Result<(), Failed> {
     let to = into.join(program.file_name().expect("a program has a name"));
     if find("strip").is_none() {
         return copy(program, &to);
     }
     let mut command = Command::new("strip");
-    command.arg("--strip-debug").arg("-o").arg(&to).arg(program);
+    command.arg("-o").arg(&to).arg(program);
     if quiet(&mut command)? {
         Ok(())
     } else {
