@@ -7,9 +7,12 @@
 //!
 //! Not in Landlock's power: telling addresses apart, UDP, connecting to a path socket, `stat`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset,
@@ -79,19 +82,14 @@ impl Access {
     }
 }
 
-/// What every program needs of the system, as far as this host has it.
+/// What every program needs of the system; what this host does not have of it is left out when the
+/// rules are built.
 pub fn system_access() -> Access {
-    let there = |paths: &[&str]| {
-        paths
-            .iter()
-            .map(PathBuf::from)
-            .filter(|path| path.exists())
-            .collect::<Vec<_>>()
-    };
+    let all = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
     Access {
-        read_only: there(SYSTEM),
-        execute: there(LOADERS),
-        read_write: there(SINKS),
+        read_only: all(SYSTEM),
+        execute: all(LOADERS),
+        read_write: all(SINKS),
     }
 }
 
@@ -155,13 +153,21 @@ pub(super) fn build(access: &Access, network: &Network) -> Result<OwnedFd, Rules
         handled = handled.handle_access(AccessNet::ConnectTcp)?;
     }
     let mut ruleset = handled.create()?;
+    // The files are right one by one, whoever panicked.
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     for (paths, rights) in [
         (&access.read_only, read_only()),
         (&access.execute, read_only() | AccessFs::Execute),
         (&access.read_write, read_write()),
     ] {
         for path in paths {
-            ruleset = ruleset.add_rule(below(path, rights)?)?;
+            ruleset = match kept.get_mut(path.as_path()) {
+                Some(kept) => match kept.now(path)? {
+                    Some(file) => ruleset.add_rule(PathBeneath::new(file, rights))?,
+                    None => ruleset,
+                },
+                None => ruleset.add_rule(PathBeneath::new(open(path)?, rights))?,
+            };
         }
     }
     for port in &network.listen {
@@ -170,17 +176,81 @@ pub(super) fn build(access: &Access, network: &Network) -> Result<OwnedFd, Rules
     Option::<OwnedFd>::from(ruleset).ok_or(RulesError::Unsupported)
 }
 
-/// The rule for a file, or for a directory and all below it.
-fn below(path: &Path, rights: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, RulesError> {
-    // On a file, the rights that only a directory can have are left out by the crate.
-    match PathFd::new(path) {
-        Ok(file) => Ok(PathBeneath::new(file, rights)),
-        Err(error) => Err(RulesError::Open {
-            path: path.display().to_string(),
-            source: match error {
-                landlock::PathFdError::OpenCall { source, .. } => source,
-                other => io::Error::other(other),
-            },
-        }),
+/// A file of the system, kept open: every launch has a rule for each of them, and to open them costs
+/// more than to look whether they are still the same.
+#[derive(Debug, Default)]
+struct Kept {
+    /// With the device and the inode that the path named.
+    file: Option<(PathFd, (u64, u64))>,
+}
+
+impl Kept {
+    /// The file that the path names now, if there is one.
+    fn now(&mut self, path: &Path) -> Result<Option<&PathFd>, RulesError> {
+        let there = match std::fs::metadata(path) {
+            Ok(found) => (found.dev(), found.ino()),
+            // Not there, or not for us to see: no rule can be about it.
+            Err(_) => {
+                self.file = None;
+                return Ok(None);
+            }
+        };
+        if self.file.as_ref().is_none_or(|(_, known)| *known != there) {
+            self.file = Some((open(path)?, there));
+        }
+        Ok(self.file.as_ref().map(|(file, _)| file))
+    }
+}
+
+/// All files of the system that rules are about.
+static KEPT: LazyLock<Mutex<BTreeMap<&Path, Kept>>> = LazyLock::new(|| {
+    let paths = SYSTEM.iter().chain(LOADERS).chain(SINKS);
+    Mutex::new(paths.map(|p| (Path::new(p), Kept::default())).collect())
+});
+
+/// Opens a file, or a directory for all below it; on a file, the rights that only a directory can
+/// have are left out by the crate.
+fn open(path: &Path) -> Result<PathFd, RulesError> {
+    PathFd::new(path).map_err(|error| RulesError::Open {
+        path: path.display().to_string(),
+        source: match error {
+            landlock::PathFdError::OpenCall { source, .. } => source,
+            other => io::Error::other(other),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_replaced_is_opened_anew_and_one_that_is_gone_is_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwd");
+        let inode_of = |file: &PathFd| {
+            let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+            std::fs::metadata(link).unwrap().ino()
+        };
+        let mut kept = Kept::default();
+        assert!(kept.now(&path).unwrap().is_none());
+        std::fs::write(&path, "one").unwrap();
+        let first = inode_of(kept.now(&path).unwrap().unwrap());
+        let number = kept.now(&path).unwrap().unwrap().as_fd().as_raw_fd();
+        assert_eq!(
+            kept.now(&path).unwrap().unwrap().as_fd().as_raw_fd(),
+            number
+        );
+        let other = directory.path().join("other");
+        std::fs::write(&other, "two").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        let second = inode_of(kept.now(&path).unwrap().unwrap());
+        assert_ne!(first, second);
+        assert_eq!(second, std::fs::metadata(&path).unwrap().ino());
+        std::fs::remove_file(&path).unwrap();
+        assert!(kept.now(&path).unwrap().is_none());
+        assert!(kept.file.is_none());
     }
 }
