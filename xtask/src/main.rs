@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod deny;
 mod long;
+mod mutate;
 mod process;
 mod tally;
 mod tests_output;
@@ -50,6 +51,12 @@ enum Command {
         /// Processes that are killed.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(20..=1_000_000))]
         count: u64,
+    },
+    /// Breaks the supervisor's core in one place after the other, and sees its tests go red.
+    Mutate {
+        /// Events that the simulation tries on each.
+        #[arg(long, default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(3_000..=100_000_000))]
+        steps: u64,
     },
     /// Looks for lost wake-ups for minutes: larger models, and senders that always park while their
     /// servers are killed and cut over.
@@ -101,6 +108,7 @@ fn main() -> ExitCode {
         }),
         Command::Fuzz { minutes } => long::fuzz(minutes),
         Command::Kills { count } => long::kills(count),
+        Command::Mutate { steps } => mutate::run(&root(), steps),
         Command::Stress { minutes } => long::stress(minutes),
         Command::Test { only } => check::run_all(&only),
         Command::Vm { command } => vm::run(command),

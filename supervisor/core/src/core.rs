@@ -229,6 +229,7 @@ impl Core {
                     *spec,
                     |name| self.uids.get(name).copied(),
                     |_, _| None,
+                    |_| false,
                 );
                 self.uids.extend(turn.new_uids());
             }

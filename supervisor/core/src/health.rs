@@ -90,20 +90,24 @@ fn silence(interval: Duration) -> String {
 impl Health {
     /// From now on it must show that it works.
     pub(crate) fn begin(&mut self, spec: &ServiceSpec, now: Time) {
-        self.failures = 0;
-        self.trouble = None;
-        self.suspicion = None;
-        self.probing = match &spec.liveness {
-            Some(liveness) => Probing::Next(now + liveness.every),
-            None => Probing::Off,
-        };
         // What it said itself about its watchdog counts more.
         let interval = match (&spec.kind, self.watchdog) {
             (_, Some((interval, _))) => Some(interval),
             (Kind::Foreign(Readiness::Notify), None) => spec.watchdog,
             (Kind::Native | Kind::Foreign(_) | Kind::Task, None) => None,
         };
-        self.watchdog = interval.map(|interval| (interval, now + interval));
+        self.start(spec.liveness.as_ref(), interval, now);
+    }
+
+    fn start(&mut self, liveness: Option<&Liveness>, watchdog: Option<Duration>, now: Time) {
+        self.failures = 0;
+        self.trouble = None;
+        self.suspicion = None;
+        self.probing = match liveness {
+            Some(liveness) => Probing::Next(now + liveness.every),
+            None => Probing::Off,
+        };
+        self.watchdog = watchdog.map(|interval| (interval, now + interval));
     }
 
     /// When something is due.
@@ -118,7 +122,7 @@ impl Health {
     }
 
     /// What time has made due.
-    pub(crate) fn pass(&mut self, spec: &ServiceSpec, now: Time) -> Vec<Check> {
+    pub(crate) fn pass(&mut self, liveness: Option<&Liveness>, now: Time) -> Vec<Check> {
         let mut checks = Vec::new();
         if let Some((interval, at)) = self.watchdog
             && at <= now
@@ -132,7 +136,7 @@ impl Health {
             });
             checks.push(Check::Examine);
         }
-        match (self.probing, &spec.liveness) {
+        match (self.probing, liveness) {
             (Probing::Next(at), Some(liveness)) if at <= now => {
                 self.asked += 1;
                 let number = self.asked;
@@ -142,7 +146,7 @@ impl Health {
             }
             (Probing::Asked { number, until }, Some(_)) if until <= now => {
                 let failed = Err("it was not answered".to_owned());
-                checks.extend(self.probed(spec, number, failed, now));
+                checks.extend(self.probed(liveness, number, failed, now));
             }
             // The release of this name has no probe any more.
             (Probing::Next(_) | Probing::Asked { .. }, None) => self.probing = Probing::Off,
@@ -160,7 +164,7 @@ impl Health {
     /// Takes in the answer to a probe.
     pub(crate) fn probed(
         &mut self,
-        spec: &ServiceSpec,
+        liveness: Option<&Liveness>,
         number: u64,
         result: Result<(), String>,
         now: Time,
@@ -168,7 +172,7 @@ impl Health {
         let asked = matches!(self.probing, Probing::Asked { number: last, .. } if last == number);
         let Some(Liveness {
             every, failures, ..
-        }) = spec.liveness.as_ref().filter(|_| asked)
+        }) = liveness.filter(|_| asked)
         else {
             return None;
         };
@@ -272,5 +276,116 @@ impl Health {
         if self.failures == 0 {
             self.trouble = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(ms: u64) -> Time {
+        Time(ms * 1_000_000)
+    }
+
+    /// A health whose probe is due a second from zero and may fail twice.
+    fn probed() -> (Health, Liveness) {
+        let liveness = Liveness {
+            probe: crate::spec::Probe::Tcp(([127, 0, 0, 1], 1).into()),
+            every: SECOND,
+            timeout: SECOND,
+            failures: 2,
+        };
+        let mut health = Health::default();
+        health.start(Some(&liveness), None, at(0));
+        (health, liveness)
+    }
+
+    fn kills(check: Option<Check>) -> bool {
+        matches!(check, Some(Check::Kill { .. }))
+    }
+
+    #[test]
+    fn a_probe_that_fails_so_often_in_a_row_kills_and_a_success_forgets() {
+        let (mut health, liveness) = probed();
+        let asked = Some(&liveness);
+        let fail = |health: &mut Health, number, ms| {
+            health.probed(asked, number, Err("refused".to_owned()), at(ms))
+        };
+        assert_eq!(health.pass(asked, at(999)), vec![]);
+        assert_eq!(
+            health.pass(asked, at(1_000)),
+            vec![Check::Probe { number: 1 }]
+        );
+        assert_eq!(fail(&mut health, 1, 1_001), None);
+        assert!(health.trouble.is_some());
+        assert_eq!(fail(&mut health, 1, 1_002), None, "the same answer again");
+        assert_eq!(
+            health.pass(asked, at(2_001)),
+            vec![Check::Probe { number: 2 }]
+        );
+        assert_eq!(health.probed(asked, 2, Ok(()), at(2_002)), None);
+        assert_eq!(health.trouble, None);
+        assert_eq!(
+            health.pass(asked, at(3_002)),
+            vec![Check::Probe { number: 3 }]
+        );
+        assert!(!kills(fail(&mut health, 3, 3_003)));
+        assert_eq!(
+            health.pass(asked, at(4_003)),
+            vec![Check::Probe { number: 4 }]
+        );
+        assert!(kills(fail(&mut health, 4, 4_004)));
+    }
+
+    #[test]
+    fn a_probe_that_nobody_answers_counts_as_failed() {
+        let (mut health, liveness) = probed();
+        let _ = health.pass(Some(&liveness), at(1_000));
+        assert_eq!(health.pass(Some(&liveness), at(6_999)), vec![]);
+        let _ = health.pass(Some(&liveness), at(7_000));
+        assert!(health.trouble.is_some());
+    }
+
+    #[test]
+    fn who_does_not_say_in_time_that_it_lives_is_killed() {
+        let mut health = Health::default();
+        health.start(None, Some(SECOND), at(0));
+        health.fed(at(900));
+        assert_eq!(health.pass(None, at(1_899)), vec![]);
+        assert!(kills(health.pass(None, at(1_900)).pop()));
+        let mut health = Health::default();
+        health.start(None, Some(SECOND), at(0));
+        health.set_watchdog(Duration::ZERO, at(1));
+        assert_eq!(health.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_suspect_is_cleared_by_a_pong_or_by_its_work_and_killed_only_when_stuck() {
+        let waited = SECOND;
+        let suspect = |health: &mut Health, ms| health.suspect(Some(SECOND), waited, at(ms));
+        let mut health = Health::default();
+        assert_eq!(health.suspect(None, waited, at(0)), None, "no watchdog");
+        assert_eq!(suspect(&mut health, 0), Some(Check::Ping { ping: 1 }));
+        assert_eq!(suspect(&mut health, 1), None, "it is suspected already");
+        health.ponged(1);
+        assert_eq!(
+            (health.next_deadline(), health.trouble.clone()),
+            (None, None)
+        );
+        assert_eq!(health.examined(Vitality::Stuck("x".to_owned())), None);
+        assert_eq!(suspect(&mut health, 2), Some(Check::Ping { ping: 2 }));
+        health.ponged(1);
+        assert_eq!(health.pass(None, at(1_002)), vec![Check::Examine]);
+        assert_eq!(health.examined(Vitality::Starved), None);
+        assert_eq!(health.pass(None, at(2_002)), vec![Check::Examine]);
+        assert_eq!(health.examined(Vitality::Working), None);
+        assert_eq!(health.next_deadline(), None);
+        let _ = suspect(&mut health, 3_000);
+        let _ = health.pass(None, at(4_000));
+        assert!(kills(
+            health.examined(Vitality::Stuck("it waits".to_owned()))
+        ));
     }
 }

@@ -44,11 +44,14 @@ pub fn violations(core: &Core) -> Vec<String> {
 
 fn check_service(core: &Core, service: &Service, found: &mut Vec<String>) {
     let name = &service.name;
-    let writers = service
+    let writers: Vec<_> = service
         .processes()
         .filter(|process| process.may_write())
-        .count();
-    if writers > 1 {
+        .collect();
+    // Of those that an earlier daemon left, several may have led, and are all being killed.
+    let stays = writers.iter().any(|process| process.is_staying());
+    let writers = writers.len();
+    if writers > 1 && stays {
         found.push(format!(
             "{name} has {writers} processes that may write its store"
         ));

@@ -1,6 +1,6 @@
 //! Taking up what an earlier run of the daemon left, and taking in releases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_contract::id::{Attempt, ContractId, Instance, ServiceName};
 use insula_contract::route::CAPACITY;
@@ -51,6 +51,7 @@ impl Core {
         }
         let mut uids = BTreeMap::new();
         let mut routes = BTreeMap::new();
+        let mut active = BTreeSet::new();
         for record in &stored.records {
             match record {
                 Record::Uid { service, uid } => {
@@ -63,8 +64,10 @@ impl Core {
                 } => {
                     routes.insert((service.clone(), contract.clone()), *route);
                 }
+                Record::Active { service, .. } => {
+                    active.insert(service.clone());
+                }
                 Record::Goal { .. }
-                | Record::Active { .. }
                 | Record::Scale { .. }
                 | Record::Epoch { .. }
                 | Record::Upgrade { .. }
@@ -81,6 +84,7 @@ impl Core {
                 spec,
                 |name| uids.get(name).copied(),
                 |name, contract| routes.get(&(name.clone(), contract.clone())).copied(),
+                |name| active.contains(name),
             );
         }
         let mut rested = BTreeMap::new();
@@ -240,6 +244,7 @@ pub(super) fn install(
     spec: ServiceSpec,
     known_uid: impl Fn(&ServiceName) -> Option<u32>,
     known_route: impl Fn(&ServiceName, &ContractId) -> Option<u32>,
+    is_stored: impl Fn(&ServiceName) -> bool,
 ) {
     let name = spec.name.clone();
     let contracts: Vec<_> = spec.provides.keys().cloned().collect();
@@ -255,11 +260,14 @@ pub(super) fn install(
             });
             Some(uid)
         });
-        turn.records.push(Record::Active {
-            service: name.clone(),
-            active: spec.version.clone(),
-            previous: None,
-        });
+        // What is stored about it says more than the order in which releases are read.
+        if !is_stored(&name) {
+            turn.records.push(Record::Active {
+                service: name.clone(),
+                active: spec.version.clone(),
+                previous: None,
+            });
+        }
         services.insert(name.clone(), Service::new(spec, uid));
     }
     let service = services.get_mut(&name).expect("it was just inserted");

@@ -67,7 +67,10 @@ impl Service {
             let Some(process) = replica.current_mut().filter(|p| p.phase == Phase::Ready) else {
                 continue;
             };
-            let checks = process.health.pass(&self.releases[&process.version], now);
+            let checks = {
+                let liveness = self.releases[&process.version].liveness.as_ref();
+                process.health.pass(liveness, now)
+            };
             due.extend(checks.into_iter().map(|check| (process.attempt, check)));
         }
         for (attempt, check) in due {
@@ -87,7 +90,7 @@ impl Service {
     ) {
         let now = turn.now;
         if let Some((health, spec)) = self.health_mut(attempt) {
-            let check = health.probed(spec, number, result, now);
+            let check = health.probed(spec.liveness.as_ref(), number, result, now);
             self.follow(turn, attempt, check);
         }
     }

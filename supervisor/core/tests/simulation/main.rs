@@ -11,6 +11,7 @@
     reason = "the test takes its settings from the environment and times itself"
 )]
 
+mod model;
 mod world;
 
 use std::time::Instant;

@@ -21,6 +21,8 @@ use insula_core::spec::{
 use insula_core::time::Time;
 use semver::Version;
 
+use crate::model::{Facts, Model};
+
 const SCHEMA: u64 = 7;
 /// How long after the last fault all must be well: some times the longest wait before a restart.
 const REST: Duration = Duration::from_secs(120);
@@ -67,6 +69,9 @@ pub(crate) struct World {
     ended: bool,
     /// The guest is to go for good; the host remembers it until it has.
     retiring: bool,
+    model: Model,
+    /// Processes that a daemon that just began must leave alone.
+    undisturbed: BTreeSet<Attempt>,
 }
 
 fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -> ServiceSpec {
@@ -109,10 +114,14 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
             "store" => None,
             _ => Some(Duration::from_millis(400)),
         },
-        restarts: RestartLimits {
-            intensity: 1_000_000,
-            start_tries: 1_000_000,
-            ..RestartLimits::default()
+        // The front is given up when it ends too often; the others come back for ever.
+        restarts: match name {
+            "front" => RestartLimits::default(),
+            _ => RestartLimits {
+                intensity: 1_000_000,
+                start_tries: 1_000_000,
+                ..RestartLimits::default()
+            },
         },
         host: Default::default(),
         after: match name {
@@ -182,6 +191,8 @@ impl World {
             shutting_down: false,
             ended: false,
             retiring: false,
+            model: Model::default(),
+            undisturbed: BTreeSet::new(),
         };
         for spec in releases {
             assert_eq!(world.core.check_install(&spec), Vec::<String>::new());
@@ -253,11 +264,16 @@ impl World {
 
     fn turn(&mut self, event: Event) {
         let shown = format!("{event:?}");
-        let decision = self.core.handle(Time(self.now), event);
-        self.carry_out(decision, &shown);
+        let decision = self.core.handle(Time(self.now), event.clone());
+        self.carry_out(decision, Some(&event), &shown);
     }
 
-    fn carry_out(&mut self, decision: insula_core::core::Decision, shown: &str) {
+    fn carry_out(
+        &mut self,
+        decision: insula_core::core::Decision,
+        event: Option<&Event>,
+        shown: &str,
+    ) {
         let mut records = Vec::new();
         let actions = decision
             .record(|stored| {
@@ -265,10 +281,30 @@ impl World {
                 Ok::<_, ()>(())
             })
             .unwrap();
-        self.stored.extend(records);
+        if !records.is_empty() && self.odds(3_000) {
+            // The disk is full: nothing is stored, so nothing is done, and the daemon ends.
+            self.restart_daemon(false);
+            return;
+        }
+        self.stored.extend(records.iter().cloned());
+        let routes = self.core.services().values();
+        let routes = routes
+            .flat_map(|service| &service.routes)
+            .map(|(contract, route)| (contract.clone(), route.index))
+            .collect();
         // The daemon may die after it stored and before it acted.
-        if self.odds(2_000) {
-            self.restart_daemon();
+        let dies = self.odds(2_000);
+        let facts = Facts {
+            now: self.now,
+            specs: &self.releases,
+            routes: &routes,
+        };
+        let done = if dies { &[] } else { &actions[..] };
+        if let Some(wrong) = self.model.turn(&facts, event, &records, done) {
+            self.fail(&format!("{wrong}\nafter {shown}"));
+        }
+        if dies {
+            self.restart_daemon(true);
             return;
         }
         for action in actions {
@@ -293,8 +329,11 @@ impl World {
         }
     }
 
-    fn restart_daemon(&mut self) {
+    /// The daemon dies, and the next one takes up what is stored; `known` if that is all that the
+    /// dead one had decided.
+    fn restart_daemon(&mut self, known: bool) {
         self.runs += 1;
+        self.model.daemon_died(self.now);
         // Lines and orders died with the daemon; exits wait to be seen.
         self.open_requests.clear();
         self.queue
@@ -304,6 +343,17 @@ impl World {
             .iter()
             .filter(|(_, f)| f.exists)
             .map(|(a, _)| (*a, 1))
+            .collect();
+        // Nothing was under way: the next daemon has nothing to give up.
+        let quiet = |service: &&Service| service.rollout.is_none();
+        let undisturbed: BTreeSet<Attempt> = self
+            .core
+            .services()
+            .values()
+            .filter(quiet)
+            .flat_map(|service| &service.replicas)
+            .filter(|replica| replica.wanted && replica.is_ready())
+            .filter_map(|replica| Some(replica.current()?.attempt))
             .collect();
         self.core = Core::new(Self::settings(self.seed, self.runs));
         // The edges and channels of the last run are made anew.
@@ -316,7 +366,11 @@ impl World {
             new_boot: false,
         };
         let decision = self.core.restore(Time(self.now), stored);
-        self.carry_out(decision, "a restart of the daemon");
+        if known {
+            self.undisturbed = undisturbed;
+        }
+        self.carry_out(decision, None, "a restart of the daemon");
+        self.undisturbed.clear();
         if self.retiring {
             let service = "guest".parse().unwrap();
             let request = self.request();
@@ -431,6 +485,11 @@ impl World {
                         },
                     );
                 }
+            }
+            Action::Stop { attempt } | Action::Kill { attempt }
+                if self.undisturbed.contains(&attempt) =>
+            {
+                self.fail(&format!("the next daemon disturbs attempt {attempt}"));
             }
             Action::Stop { attempt } => {
                 self.check_order(attempt);
@@ -644,6 +703,9 @@ impl World {
                         return true;
                     };
                     fake.exists = false;
+                    if self.core.service_of(*attempt).is_none() {
+                        self.model.ended_unseen(*attempt, self.now);
+                    }
                 }
                 self.turn(event);
             }
@@ -748,6 +810,8 @@ impl World {
                     self.turn(Event::ClientLeft { client });
                 }
                 6 if self.random(4) == 0 => self.configure(),
+                // The host slept.
+                8 if self.random(60) == 0 => self.now += self.random(7_200) * 1_000_000_000,
                 7 if self.random(8) == 0 => self.retire_or_install(),
                 _ => {}
             }
