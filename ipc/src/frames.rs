@@ -20,6 +20,10 @@ use serde::{Deserialize, Serialize};
 /// Descriptors that one frame may carry.
 pub const DESCRIPTORS_MAX: usize = 4;
 
+/// Descriptors that the kernel passes with one packet at most (`SCM_MAX_FD`): with room for all of
+/// them none is lost sight of, however many a peer sends.
+const PASSED_MAX: usize = 253;
+
 /// Why a frame was not sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum FramesError {
@@ -89,7 +93,7 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
     socket: impl AsFd,
 ) -> Result<Option<(M, Vec<OwnedFd>)>, FramesError> {
     let mut bytes = vec![0; FRAME_MAX];
-    let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    let mut control = nix::cmsg_space!([RawFd; PASSED_MAX]);
     let socket = socket.as_fd().as_raw_fd();
     loop {
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -118,7 +122,7 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
             }
         }
         // Only now: the descriptors above are closed on the way out.
-        if cut {
+        if cut || descriptors.len() > DESCRIPTORS_MAX {
             return Err(FramesError::Cut);
         }
         if length == 0 {
@@ -133,6 +137,7 @@ pub fn receive<M: for<'a> Deserialize<'a>>(
 mod tests {
     use super::*;
     use insula_contract::line::{FromService, ToService};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use std::io::{Read, Write};
 
@@ -191,6 +196,52 @@ mod tests {
             send(&ours, &FromService::Ready, &none),
             Err(FramesError::TooManyDescriptors(5))
         ));
+    }
+
+    /// Every descriptor that is sent is of one pipe: it tells its end once none is left.
+    #[test]
+    fn packets_of_anything_with_any_descriptors_leave_none_behind() {
+        let (ours, theirs) = pair();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let valid = line::encode(&ToService::Ping { ping: 7 }).unwrap();
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut below = |bound: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % bound) as usize
+        };
+        let (mut taken, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut bytes = valid.clone();
+            match below(4) {
+                0 => {}
+                1 => bytes = (0..below(300)).map(|_| below(256) as u8).collect(),
+                2 => bytes.truncate(below(valid.len() as u64)),
+                _ => bytes[below(valid.len() as u64)] = below(256) as u8,
+            }
+            let numbers = vec![writer.as_raw_fd(); below(DESCRIPTORS_MAX as u64 * 3)];
+            let rights = [ControlMessage::ScmRights(&numbers)];
+            let control = &rights[..usize::from(!numbers.is_empty())];
+            let part = [IoSlice::new(&bytes)];
+            let flags = MsgFlags::empty();
+            sendmsg::<UnixAddr>(ours.as_raw_fd(), &part, control, flags, None).unwrap();
+            match receive::<ToService>(&theirs) {
+                Ok(Some((_, descriptors))) => {
+                    assert_eq!(descriptors.len(), numbers.len());
+                    taken += 1;
+                }
+                Ok(None) => assert!(bytes.is_empty()),
+                Err(FramesError::Cut | FramesError::Frame(_)) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(taken > 1000 && refused > 1000, "{taken} and {refused}");
+        drop(writer);
+        let mut ended = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        // A child that another test is starting may hold a copy until it executes.
+        let told = poll(&mut ended, PollTimeout::from(60_000_u16)).unwrap();
+        assert_eq!(told, 1, "a descriptor was kept");
     }
 
     #[test]

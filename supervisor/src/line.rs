@@ -200,7 +200,9 @@ impl Line {
         loop {
             let mut ready = self.socket.readable().await?;
             let received = ready.try_io(|socket| {
-                let mut control = nix::cmsg_space!([i32; 8]);
+                // As many as the kernel passes at most (`SCM_MAX_FD`): what had no room would stay
+                // open here, unseen.
+                let mut control = nix::cmsg_space!([i32; 253]);
                 let mut into = [IoSliceMut::new(&mut frame)];
                 let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
                 let message =
