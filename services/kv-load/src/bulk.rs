@@ -16,8 +16,8 @@ use crate::measure::Violations;
 use crate::record::{Record, Stamp, key};
 use crate::run::{Connect, StartError};
 
-/// Requests of one connection on their way at once; below what the contract allows.
-const DEPTH: usize = 32;
+/// Requests of one connection on their way at once; as many as the contract allows.
+const DEPTH: usize = 16;
 
 /// A request that was sent, or was not.
 type Sent<M> = Result<Ticket<M>, CallError<KvError>>;

@@ -32,7 +32,7 @@ pub const CURSOR_MAX: usize = 520;
 pub const REASON_MAX: usize = 200;
 
 /// Keeps values under keys, in the order of the keys.
-#[contract(name = "kv", major = 1, error = KvError, in_flight = 64)]
+#[contract(name = "kv", major = 1, error = KvError, in_flight = 16)]
 pub trait Kv {
     /// The value under a key, with its revision.
     #[method(id = 1, idempotent, deadline = "1s")]
