@@ -1,7 +1,7 @@
 //! A cgroup v2 directory per process, where the host lets us make one.
 //!
 //! A process is born in its directory, and all that it starts stays there: they are killed at once
-//! and without a race. Controllers and limits are not used yet.
+//! and without a race. Under systemd they lie in the cgroup of the payload's unit, not in the daemon's.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,11 +12,14 @@ use insula_contract::id::Attempt;
 
 use crate::launch::Walls;
 use crate::paths::Paths;
+use crate::systemd::payload;
 
 /// The cgroups of this daemon's processes.
 #[derive(Debug)]
 pub struct Groups {
     root: PathBuf,
+    /// Whether it lies in the payload's unit, whose controllers are the daemon's to give.
+    delegated: bool,
 }
 
 /// A process's cgroup.
@@ -35,14 +38,31 @@ impl Group {
 impl Groups {
     /// The place for them, where the host gives one.
     pub fn open(walls: &Walls, paths: &Paths) -> Option<Self> {
-        let root = walls.cgroup()?.join(format!("insula-{}", paths.tag()));
-        match fs::create_dir(&root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+        let own = walls.cgroup()?;
+        let name = format!("insula-{}", paths.tag());
+        let (root, delegated) = match payload::find(paths) {
+            Some(payload) => (payload.join(name), true),
+            None => (own.join(name), false),
+        };
+        let groups = Self { root, delegated };
+        match groups.make_root() {
+            Err(error) => {
                 tracing::warn!(%error, "no cgroups for services");
                 None
             }
-            _ => Some(Self { root }),
+            Ok(()) => Some(groups),
         }
+    }
+
+    fn make_root(&self) -> io::Result<()> {
+        match fs::create_dir(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if self.delegated {
+            payload::enable_controllers(&self.root)?;
+        }
+        Ok(())
     }
 
     fn of(&self, attempt: Attempt) -> PathBuf {
@@ -52,7 +72,14 @@ impl Groups {
     /// Makes the cgroup of an attempt.
     pub fn make(&self, attempt: Attempt) -> io::Result<Group> {
         let directory = self.of(attempt);
-        fs::create_dir(&directory)?;
+        match fs::create_dir(&directory) {
+            // The payload's unit was started anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_root()?;
+                fs::create_dir(&directory)?;
+            }
+            made => made?,
+        }
         Ok(Group {
             directory: File::open(directory)?,
         })

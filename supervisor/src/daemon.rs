@@ -11,15 +11,19 @@ use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 use crate::control::{self, Api};
-use crate::driver::{Driver, DriverError, setup};
+use crate::driver::{Driver, DriverError, End, Wish, setup};
 use crate::launch::Isolation;
 use crate::paths::Paths;
+use crate::systemd::handed::{CONTROL, Handed};
+use crate::systemd::job::{self, Job};
+use crate::systemd::payload;
 
 /// Questions that wait for the driver at most; who asks more waits.
 const ASKS_MAX: usize = 1024;
 
 /// Runs the daemon.
 pub fn main(paths: Paths, isolation: Isolation) -> ExitCode {
+    let handed = Handed::take();
     let filter = EnvFilter::try_from_env("INSULA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -36,53 +40,87 @@ pub fn main(paths: Paths, isolation: Isolation) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(paths, isolation)) {
+    match runtime.block_on(run(paths, isolation, handed)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                eprintln!("  {cause}");
-                source = cause.source();
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
 }
 
-async fn run(paths: Paths, isolation: Isolation) -> Result<(), DriverError> {
+/// Holds the cgroup of the services until it is told to end.
+pub fn hold_payload(paths: &Paths) -> ExitCode {
+    match payload::hold(paths) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        eprintln!("  {cause}");
+        source = cause.source();
+    }
+    ExitCode::FAILURE
+}
+
+async fn run(paths: Paths, isolation: Isolation, mut handed: Handed) -> Result<(), DriverError> {
     paths
         .create()
         .map_err(setup("make the daemon's directories"))?;
     let _only = only_one(&paths).map_err(setup("lock the run directory"))?;
     let logs = paths.log().to_owned();
-    let listener = control::bind(paths.run()).map_err(setup("open the control socket"))?;
     let socket = paths.run().join(control::SOCKET);
+    let (listener, own) = match handed.next(CONTROL) {
+        Some(listener) => (control::take_over(listener), false),
+        None => (control::bind(paths.run()), true),
+    };
+    let listener = listener.map_err(setup("open the control socket"))?;
     let driver = Driver::open(paths, isolation)?;
     for wall in driver.walls().report().iter().filter(|wall| !wall.holds) {
         tracing::warn!("not enforced here: {}: {}", wall.name, wall.text);
     }
     let (asks, questions) = mpsc::channel(ASKS_MAX);
-    let (stop, stopped) = mpsc::channel(1);
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+    let (wish, wishes) = mpsc::channel(1);
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
         let mut signals = signal(kind).map_err(setup("listen for signals"))?;
-        let stop = stop.clone();
+        let wish = wish.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 // The driver may be on its way out already.
-                let _ = stop.send(()).await;
+                let _ = wish.send(meaning(kind).await).await;
             }
         });
     }
     let api = tokio::spawn(control::serve(listener, Api::new(asks, logs)));
     tracing::info!("insulad {} is ready", env!("CARGO_PKG_VERSION"));
-    let ended = driver.run(questions, stopped).await;
+    let ended = driver.run(questions, wishes).await;
     // Whoever waited for the shutdown hears of it before the socket closes.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     api.abort();
-    // Nobody answers there any more.
-    let _ = std::fs::remove_file(socket);
-    ended
+    if own && !matches!(ended, Ok(End::Left)) {
+        // Nobody answers there any more.
+        let _ = std::fs::remove_file(socket);
+    }
+    ended.map(drop)
+}
+
+/// What a signal asks for.
+async fn meaning(kind: SignalKind) -> Wish {
+    if kind == SignalKind::hangup() {
+        return Wish::Reload;
+    }
+    if kind != SignalKind::terminate() {
+        return Wish::Stop;
+    }
+    match tokio::task::spawn_blocking(job::under_way).await {
+        Ok(Job::Restart) => Wish::Leave,
+        Ok(Job::Stop) | Err(_) => Wish::Stop,
+    }
 }
 
 /// Two daemons on one directory would start everything twice.

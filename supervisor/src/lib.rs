@@ -17,4 +17,5 @@ pub mod paths;
 mod probe;
 pub mod release;
 mod removal;
+pub mod systemd;
 pub mod watch;

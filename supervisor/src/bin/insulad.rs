@@ -18,9 +18,16 @@ struct Args {
     /// Which walls services get: all that the host gives, or none, for trials only.
     #[arg(long, value_enum, default_value_t)]
     isolation: Isolation,
+    /// Only hold the cgroup that services are born in, as insula-payload.service does.
+    #[arg(long)]
+    hold_payload: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    insula_supervisor::daemon::main(Paths::new(args.root), args.isolation)
+    let paths = Paths::new(args.root);
+    if args.hold_payload {
+        return insula_supervisor::daemon::hold_payload(&paths);
+    }
+    insula_supervisor::daemon::main(paths, args.isolation)
 }

@@ -8,6 +8,7 @@ mod logs;
 mod orders;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -137,6 +138,13 @@ pub fn bind(run: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
+}
+
+/// Takes the control socket over from who held it before.
+pub fn take_over(listener: OwnedFd) -> io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 /// Serves the API until the task is dropped.

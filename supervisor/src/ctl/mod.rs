@@ -15,6 +15,7 @@ mod orders;
 mod progress;
 mod releases;
 mod status;
+mod systemd;
 mod update;
 mod why;
 
@@ -202,6 +203,8 @@ enum Verb {
     },
     /// Say what this host gives to services, and what it lacks.
     Doctor,
+    /// Install, remove or print the units that run the daemon under systemd.
+    Systemd(systemd::SystemdArgs),
     /// Stop all services in order, then the daemon.
     Shutdown,
     /// Call a method of a contract, as an ordinary program; or list contracts, methods, types.
@@ -222,6 +225,7 @@ pub fn main() -> ExitCode {
         Verb::Check { path: Some(path) } => {
             return update::check_release(&Paths::new(args.root.clone()), path).into();
         }
+        Verb::Systemd(systemd) => return systemd::run(systemd).into(),
         // Before any other thread: it changes its user.
         Verb::Call(call) => return call::run(&Paths::new(args.root.clone()), call).into(),
         _ => {}
@@ -271,7 +275,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         Verb::Doctor => status::doctor(&client).await,
         Verb::Shutdown => orders::shutdown(&client).await,
         // Done before.
-        Verb::Call(_) | Verb::Completions { .. } => Ok(Exit::Done),
+        Verb::Call(_) | Verb::Systemd(_) | Verb::Completions { .. } => Ok(Exit::Done),
     }
 }
 

@@ -11,7 +11,7 @@ use insula_core::service::Goal;
 use insula_core::spec::Spin;
 
 use super::forms::Owner;
-use super::{Driver, because, log_io};
+use super::{Driver, End, because, log_io};
 use crate::memory::EdgePage;
 use crate::meters::{Meters, Survey};
 
@@ -125,7 +125,7 @@ impl Driver {
                 Some(service) => tracing::info!("{service}: {text}"),
                 None => tracing::info!("{text}"),
             },
-            Action::Exit => self.ended = true,
+            Action::Exit => self.ended = Some(End::Stopped),
         }
     }
 

@@ -17,13 +17,13 @@ pub mod update;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use insula_contract::id::{Attempt, ContractId};
 use insula_contract::schema::Schema;
 use insula_core::core::{Core, Decision, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
-use insula_core::report;
+use insula_core::report::{self, State};
 use insula_core::spec::ProfileSpec;
 use insula_core::time::Time;
 use nix::time::{ClockId, clock_gettime};
@@ -41,6 +41,7 @@ use crate::memory::{EdgePage, RouteTable};
 use crate::meters::Meters;
 use crate::paths::Paths;
 use crate::release::Depot;
+use crate::systemd::notify::Unit;
 use ask::{Ask, ReleaseRow};
 use clients::ClientLine;
 use forms::Forms;
@@ -120,7 +121,31 @@ pub struct Driver {
     pending: VecDeque<Event>,
     news: mpsc::UnboundedSender<News>,
     inbox: mpsc::UnboundedReceiver<News>,
-    ended: bool,
+    /// Whether the out-of-memory killer spares the daemon, which its children must not inherit.
+    sheltered: bool,
+    /// The daemon's own unit.
+    unit: Unit,
+    ended: Option<End>,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Stop everything in order and end.
+    Stop,
+    /// End and leave the services to the next daemon, as a crash does.
+    Leave,
+    /// Take in what the host's files say.
+    Reload,
+}
+
+/// How the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Everything is down.
+    Stopped,
+    /// The services go on.
+    Left,
 }
 
 /// What the waiting tasks tell the loop.
@@ -202,7 +227,10 @@ impl Driver {
             pending: VecDeque::new(),
             news,
             inbox,
-            ended: false,
+            sheltered: std::fs::read_to_string("/proc/self/oom_score_adj")
+                .is_ok_and(|value| value.trim() != "0"),
+            unit: Unit::from_environment(),
+            ended: None,
         };
         driver.take_up(found)?;
         driver.retire_again()?;
@@ -215,31 +243,65 @@ impl Driver {
         &self.walls
     }
 
-    /// Runs until everything was shut down.
+    /// Runs until everything was shut down, or the services are left to the next daemon.
     pub async fn run(
         mut self,
         mut asks: mpsc::Receiver<Ask>,
-        mut stop: mpsc::Receiver<()>,
-    ) -> Result<(), DriverError> {
+        mut wishes: mpsc::Receiver<Wish>,
+    ) -> Result<End, DriverError> {
         let listener = clients::listen(&self.paths).map_err(setup("open the clients' socket"))?;
         let arrivals = tokio::spawn(clients::accept(listener, self.news.clone()));
-        while !self.ended {
+        self.unit.ready();
+        let end = loop {
             self.settle()?;
-            if self.ended {
-                break;
+            if let Some(end) = self.ended {
+                break end;
             }
+            let core = &self.core;
+            self.unit.turn(Instant::now(), || summary(core));
             let due = self.core.next_deadline().map(|at| at.since(now()));
+            let word = self
+                .unit
+                .next()
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            let due = due.into_iter().chain(word).min();
             tokio::select! {
                 biased;
                 Some(news) = self.inbox.recv() => self.take_all(news)?,
                 Some(ask) = asks.recv() => self.answer_all(ask, &mut asks)?,
-                Some(()) = stop.recv() => self.turn(Event::ShutdownOrdered { request: None })?,
-                () = sleep(due) => self.turn(Event::Ticked)?,
+                Some(wish) = wishes.recv() => self.heed(wish)?,
+                () = sleep(due) => {
+                    if self.core.next_deadline().is_some_and(|at| at <= now()) {
+                        self.turn(Event::Ticked)?;
+                    }
+                }
+            }
+        };
+        arrivals.abort();
+        self.unit.stopping();
+        match end {
+            End::Stopped => self.leave(),
+            End::Left => {}
+        }
+        Ok(end)
+    }
+
+    fn heed(&mut self, wish: Wish) -> Result<(), DriverError> {
+        match wish {
+            Wish::Stop => self.turn(Event::ShutdownOrdered { request: None }),
+            Wish::Leave => {
+                tracing::info!("the services are left to the next daemon");
+                self.ended = Some(End::Left);
+                Ok(())
+            }
+            Wish::Reload => {
+                self.unit.reloading();
+                // What is to be restarted for it goes on after the files are taken in.
+                self.update_at_start()?;
+                self.unit.ready();
+                Ok(())
             }
         }
-        arrivals.abort();
-        self.leave();
-        Ok(())
     }
 
     /// Lets the core take in what acting brought about.
@@ -327,6 +389,7 @@ impl Driver {
     }
 
     fn carry_out(&mut self, decision: Decision) -> Result<(), DriverError> {
+        self.unit.note();
         let ledger = &mut self.ledger;
         let actions = decision
             .record(|records| ledger.store(records))
@@ -473,6 +536,18 @@ fn add_memory(rows: &mut [report::Row]) {
     for row in rows {
         row.memory = pid(row).and_then(|pid| Some(system.process(pid)?.memory()));
     }
+}
+
+/// How everybody is, in a line.
+fn summary(core: &Core) -> String {
+    let rows = report::rows(core, now());
+    let wanted = rows
+        .iter()
+        .filter(|row| !matches!(row.state, State::Stopped | State::Exited));
+    let up = rows
+        .iter()
+        .filter(|row| matches!(row.state, State::Ready | State::Degraded));
+    format!("{} of {} ready", up.count(), wanted.count())
 }
 
 async fn sleep(due: Option<Duration>) {

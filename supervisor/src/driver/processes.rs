@@ -217,6 +217,13 @@ impl Driver {
             cgroup: group.as_ref().map(Group::descriptor),
         };
         let launched = crate::launch::spawn(&launch)?;
+        if self.sheltered {
+            // For a moment it had the daemon's own value, and so has what it started in that time.
+            super::log_io(
+                "let the kernel's out-of-memory killer see a service",
+                std::fs::write(format!("/proc/{}/oom_score_adj", launched.pid), "0"),
+            );
+        }
         let identity =
             Identity::of(launched.pid, &launched.pidfd).map_err(prepare("tell its identity"))?;
         let mut handle = self.watch(attempt, launched.pidfd, native)?;

@@ -91,16 +91,20 @@ impl Host {
     }
 
     pub(crate) fn start_daemon(&mut self) {
+        self.start_daemon_by(Command::new(env!("CARGO_BIN_EXE_insulad")), Stdio::null());
+    }
+
+    /// Starts the daemon by a command that takes its arguments.
+    pub(crate) fn start_daemon_by(&mut self, mut command: Command, input: Stdio) {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.root.join("insulad.log"))
             .expect("our directory");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_insulad"));
         command
             .arg("--root")
             .arg(&self.root)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(log.try_clone().expect("a file can be cloned"))
             .stderr(log);
         if let Some(user) = self.user {
@@ -119,6 +123,18 @@ impl Host {
                 .code()
                 .filter(|code| matches!(code, 0 | 3))
         });
+    }
+
+    /// The daemon's process.
+    pub(crate) fn daemon_pid(&self) -> i32 {
+        let daemon = self.daemon.as_ref().expect("a daemon runs");
+        i32::try_from(daemon.id()).expect("a process id")
+    }
+
+    /// Waits for the daemon to end by itself.
+    pub(crate) fn wait_for_end(&mut self) -> std::process::ExitStatus {
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        wait_for("the daemon's end", || daemon.try_wait().expect("our child"))
     }
 
     pub(crate) fn daemon_log(&self) -> String {
