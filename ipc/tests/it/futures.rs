@@ -173,6 +173,9 @@ fn a_call_that_is_dropped_gives_its_place_to_the_next() {
         CallError::TooManyInFlight { max }
     );
     calls.truncate(1);
+    // Once this one is over, the thread that makes the calls knows of those that were dropped.
+    let over = edge.call::<Echo>(&Text { text: "over" }, soon);
+    assert!(wait(over).is_err());
     let wanted = echo(&edge, "wanted");
     let server = Running::start(&host, A, 0);
     host.publish(RouteState::Serve, A, 0, None);
