@@ -170,12 +170,9 @@ impl Health {
         now: Time,
     ) -> Option<Check> {
         let asked = matches!(self.probing, Probing::Asked { number: last, .. } if last == number);
-        let Some(Liveness {
+        let Liveness {
             every, failures, ..
-        }) = liveness.filter(|_| asked)
-        else {
-            return None;
-        };
+        } = liveness.filter(|_| asked)?;
         self.probing = Probing::Next(now + *every);
         match result {
             Ok(()) => {

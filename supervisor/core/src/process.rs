@@ -134,7 +134,7 @@ pub struct Process {
     /// Which of the commands before the start it runs; `None` for the program itself.
     pub step: Option<u16>,
     /// Whether it does its work, once it is on its routes.
-    pub health: Health,
+    pub health: Box<Health>,
     /// Whether hello was said on the present line.
     pub greeted: bool,
     /// Whether it owes no answer: it drained, or yielded, and was not put on a route since.
@@ -167,7 +167,7 @@ impl Process {
             launched: now,
             pid: None,
             step: None,
-            health: Health::default(),
+            health: Box::default(),
             greeted: false,
             drained: false,
             was_ready: false,

@@ -208,12 +208,15 @@ impl HostFiles {
     }
 }
 
+/// Why a file cannot be run; `None` if it can.
+pub type WhyNot<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 /// An installed release, and why a file of it cannot be run.
 pub struct Installed<'a> {
     /// What it says of itself.
     pub spec: &'a ServiceSpec,
     /// As [`Facts::program`].
-    pub program: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    pub program: Box<WhyNot<'a>>,
 }
 
 fn check(

@@ -17,7 +17,7 @@ pub(crate) mod units;
 
 use std::fmt;
 
-pub use host::{Applied, HostFiles, Installed, Wanted};
+pub use host::{Applied, HostFiles, Installed, Wanted, WhyNot};
 pub use manifest::{Facts, MANIFEST, Subject, check_manifest};
 pub use profiles::{Profiles, ProfilesError};
 

@@ -89,7 +89,7 @@ struct Plan {
 }
 
 enum Step {
-    Define(ServiceSpec),
+    Define(Box<ServiceSpec>),
     Configure {
         specs: Vec<ServiceSpec>,
         restart: bool,
@@ -156,7 +156,6 @@ impl Driver {
         Ok(match step {
             Step::Define(spec) => {
                 let (service, start) = (spec.name.clone(), spec.autostart);
-                let spec = Box::new(spec);
                 self.turn(Event::Installed { spec })?;
                 start.then_some(Event::Ordered {
                     request,
@@ -243,7 +242,7 @@ impl Driver {
                 let Some(spec) = specs.first().filter(|_| wanted.defined.contains(name)) else {
                     continue;
                 };
-                steps.push(Step::Define((*spec).clone()));
+                steps.push(Step::Define(Box::new((*spec).clone())));
                 continue;
             };
             if self.applied.retired.contains(name) {
@@ -321,10 +320,8 @@ impl Driver {
         for step in steps {
             let event = match step {
                 Step::Define(spec) => {
-                    new.push(spec);
-                    Event::Installed {
-                        spec: Box::new(spec.clone()),
-                    }
+                    new.push(spec.as_ref());
+                    Event::Installed { spec: spec.clone() }
                 }
                 Step::Configure { specs, .. } => {
                     new.extend(specs);
