@@ -15,6 +15,7 @@
 //! A channel dies with either of its attempts: it is unlinked, as a tree and without following
 //! links, and never opened again. The supervisor opens no file in it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -38,6 +39,8 @@ const ROOT_OPTIONS: &str = "mode=0755,size=64m";
 pub struct Channels {
     root: PathBuf,
     mounted: bool,
+    /// Channels of local clients of an earlier daemon, by the attempt that provides.
+    old: BTreeMap<Attempt, Vec<PathBuf>>,
 }
 
 impl Channels {
@@ -54,6 +57,7 @@ impl Channels {
             return Ok(Self {
                 root: place,
                 mounted: true,
+                old: BTreeMap::new(),
             });
         }
         let root = own_place(paths, &place);
@@ -69,6 +73,7 @@ impl Channels {
         Ok(Self {
             root,
             mounted: false,
+            old: BTreeMap::new(),
         })
     }
 
@@ -156,25 +161,49 @@ impl Channels {
         )
     }
 
-    /// Removes all channels of an earlier daemon but those of living attempts. Local clients are
-    /// not known to a later daemon: theirs stay as long as the provider lives.
-    pub fn clear_but(&self, living: impl Fn(Attempt) -> bool) -> io::Result<()> {
+    /// Removes all channels of an earlier daemon but those of living attempts.
+    ///
+    /// Local clients are not known to a later daemon: theirs stay as long as the provider's attempt
+    /// lives, until [`Channels::forget`].
+    pub fn clear_but(&mut self, living: impl Fn(Attempt) -> bool) -> io::Result<()> {
         for provider in entries(&self.root)? {
             for edge in entries(&provider)? {
                 let of_client = edge
                     .file_name()
                     .is_some_and(|name| name.as_encoded_bytes().starts_with(b"_"));
                 for channel in entries(&edge)? {
-                    let name = channel.file_name().unwrap_or_default().to_string_lossy();
-                    let attempts = name.split_once('.').and_then(|(p, c)| {
-                        let attempt = |text| u64::from_str_radix(text, 16).ok().map(Attempt);
-                        Some((attempt(p)?, attempt(c)?))
-                    });
-                    if !attempts.is_some_and(|(p, c)| living(p) && (of_client || living(c))) {
-                        remove_tree(&channel)?;
+                    match ends(&channel) {
+                        Some((p, _)) if living(p) && of_client => {
+                            self.old.entry(p).or_default().push(channel);
+                        }
+                        Some((p, c)) if living(p) && living(c) => {}
+                        Some(_) | None => remove_tree(&channel)?,
                     }
                 }
+                if of_client {
+                    self.close_if_empty(&edge)?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Removes what local clients of an earlier daemon had with a provider's attempt that is gone.
+    pub fn forget(&mut self, attempt: Attempt) -> io::Result<()> {
+        for channel in self.old.remove(&attempt).unwrap_or_default() {
+            remove_tree(&channel)?;
+            if let Some(edge) = channel.parent() {
+                self.close_if_empty(edge)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away the edge of a local client of an earlier daemon once it has no channel.
+    fn close_if_empty(&self, edge: &Path) -> io::Result<()> {
+        if entries(edge)?.is_empty() {
+            self.unmount_edge(edge)?;
+            remove_tree(edge)?;
         }
         Ok(())
     }
@@ -191,6 +220,13 @@ impl Channels {
         }
         Ok(umount2(&self.root, MntFlags::empty())?)
     }
+}
+
+/// The provider's and the consumer's attempt, by the name of their channel.
+fn ends(channel: &Path) -> Option<(Attempt, Attempt)> {
+    let attempt = |text| u64::from_str_radix(text, 16).ok().map(Attempt);
+    let (provider, consumer) = channel.file_name()?.to_str()?.split_once('.')?;
+    Some((attempt(provider)?, attempt(consumer)?))
 }
 
 /// Mounts a tmpfs over a directory, unless there is one.
@@ -322,6 +358,7 @@ mod tests {
         let channels = Channels {
             root: directory.path().to_owned(),
             mounted: false,
+            old: BTreeMap::new(),
         };
         (directory, channels)
     }
@@ -374,6 +411,7 @@ mod tests {
         let channels = Channels {
             root: directory.path().to_owned(),
             mounted: true,
+            old: BTreeMap::new(),
         };
         let kv: ServiceName = "kv".parse().unwrap();
         for consumer in ["gateway", "hostile"] {
@@ -416,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_successor_removes_the_channels_of_the_dead() {
-        let (_directory, channels) = host();
+        let (_directory, mut channels) = host();
         let kv: ServiceName = "kv".parse().unwrap();
         channels.open_edge(&kv, "gateway", None).unwrap();
         for consumer in [0xb2, 0xb3] {
@@ -429,5 +467,25 @@ mod tests {
         let parent = channels.parent(&kv, "gateway");
         assert!(parent.join("a1.b2").exists());
         assert!(!parent.join("a1.b3").exists());
+    }
+
+    #[test]
+    fn what_an_earlier_daemons_client_had_goes_with_its_provider() {
+        let (_directory, mut channels) = host();
+        let kv: ServiceName = "kv".parse().unwrap();
+        for (client, provider) in [("_1", 0xa1), ("_2", 0xa2)] {
+            channels.open_edge(&kv, client, None).unwrap();
+            let pair = (Attempt(provider), Attempt(0xc0));
+            channels.open_pair(&kv, client, pair, None).unwrap();
+        }
+        channels
+            .clear_but(|attempt| attempt == Attempt(0xa1))
+            .unwrap();
+        assert!(channels.parent(&kv, "_1").join("a1.c0").exists());
+        assert!(!channels.parent(&kv, "_2").exists(), "its provider is dead");
+        channels.forget(Attempt(0xa2)).unwrap();
+        assert!(channels.parent(&kv, "_1").exists());
+        channels.forget(Attempt(0xa1)).unwrap();
+        assert!(!channels.parent(&kv, "_1").exists());
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,10 @@ use crate::systemd::payload;
 
 /// Questions that wait for the driver at most; who asks more waits.
 const ASKS_MAX: usize = 1024;
+/// How long a killed daemon's launch may hold the lock.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+/// How often the lock is tried meanwhile.
+const LOCK_RETRY: Duration = Duration::from_millis(2);
 
 /// Runs the daemon.
 pub fn main(paths: Paths, isolation: Isolation) -> ExitCode {
@@ -100,7 +105,7 @@ async fn run(paths: Paths, isolation: Isolation, mut handed: Handed) -> Result<(
     tracing::info!("insulad {} is ready", env!("CARGO_PKG_VERSION"));
     let ended = driver.run(questions, wishes).await;
     // Whoever waited for the shutdown hears of it before the socket closes.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     api.abort();
     if own && !matches!(ended, Ok(End::Left)) {
         // Nobody answers there any more.
@@ -124,19 +129,28 @@ async fn meaning(kind: SignalKind) -> Wish {
 }
 
 /// Two daemons on one directory would start everything twice.
+///
+/// A process that a killed daemon was launching holds the lock until it runs its program, which it
+/// does without its daemon. It is waited for: before that its environment does not tell yet which
+/// attempt it is, so its attempt would be taken for one that never ran.
 fn only_one(paths: &Paths) -> std::io::Result<Flock<File>> {
     let path = paths.run().join("insulad.lock");
-    let file = File::options()
+    let mut file = File::options()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(&path)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        if error == nix::Error::EWOULDBLOCK {
-            let text = format!("another insulad holds {}", path.display());
-            std::io::Error::new(std::io::ErrorKind::AddrInUse, text)
-        } else {
-            error.into()
-        }
-    })
+    let started = Instant::now();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((file, nix::Error::EWOULDBLOCK)) if started.elapsed() < LOCK_WITHIN => file,
+            Err((_, nix::Error::EWOULDBLOCK)) => {
+                let text = format!("another insulad holds {}", path.display());
+                return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, text));
+            }
+            Err((_, error)) => return Err(error.into()),
+        };
+        std::thread::sleep(LOCK_RETRY);
+    }
 }

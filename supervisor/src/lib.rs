@@ -10,6 +10,7 @@ pub mod driver;
 pub mod foreign;
 pub mod launch;
 pub mod ledger;
+mod leftovers;
 pub mod line;
 pub mod memory;
 pub mod meters;

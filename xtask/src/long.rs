@@ -49,3 +49,10 @@ pub(crate) fn kills(count: u64) -> ExitCode {
     let kills = [("INSULA_KILLS", count.to_string())];
     exit(run("insula-ipc", &["--test", "kills"], &kills))
 }
+
+/// Processes of a host under load killed at random moments, its daemon among them.
+pub(crate) fn chaos(kills: u64, seed: Option<u64>) -> ExitCode {
+    let mut variables = vec![("INSULA_CHAOS_KILLS", kills.to_string())];
+    variables.extend(seed.map(|seed| ("INSULA_CHAOS_SEED", seed.to_string())));
+    exit(run("insula-supervisor", &["--test", "chaos"], &variables))
+}

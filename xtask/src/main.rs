@@ -27,6 +27,16 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Kills the daemon and services of a host under load at random moments, and checks that nothing
+    /// is lost, doubled, orphaned or forgotten.
+    Chaos {
+        /// Processes that are killed.
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        kills: u64,
+        /// Makes the choices of the run that printed this seed.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Upgrades, kills and rolls back a service under load, and prints what its clients noticed.
     Demo {
         /// Records of 1,000 bytes that are loaded first.
@@ -97,6 +107,7 @@ fn target() -> PathBuf {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Chaos { kills, seed } => long::chaos(kills, seed),
         Command::Demo {
             records,
             clients,

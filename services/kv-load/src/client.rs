@@ -13,6 +13,7 @@ use crate::expect::{Expectations, Write};
 use crate::failure::Failure;
 use crate::measure::{Measured, Operation};
 use crate::record::{Record, Stamp, VALUE_SIZE, key};
+use crate::run::Connect;
 use crate::workload::Workload;
 use crate::zipfian::Zipfian;
 
@@ -89,6 +90,7 @@ pub(crate) struct Client<'a> {
     plan: &'a Plan<'a>,
     number: u64,
     kv: KvClient,
+    connect: &'a Connect<'a>,
     chance: SmallRng,
     sequence: u64,
     value: [u8; VALUE_SIZE],
@@ -115,12 +117,19 @@ impl From<Malformed> for Trouble {
 }
 
 impl<'a> Client<'a> {
-    /// The client of this number, that calls through `kv`.
-    pub(crate) fn new(plan: &'a Plan<'a>, number: u64, kv: KvClient) -> Self {
+    /// The client of this number, that calls through `kv`, and after a failure through what
+    /// `connect` gives: the next supervisor's edge where the last one is gone.
+    pub(crate) fn new(
+        plan: &'a Plan<'a>,
+        number: u64,
+        kv: KvClient,
+        connect: &'a Connect<'a>,
+    ) -> Self {
         Self {
             plan,
             number,
             kv,
+            connect,
             chance: SmallRng::seed_from_u64(plan.run ^ number),
             sequence: 0,
             value: [0; VALUE_SIZE],
@@ -181,6 +190,9 @@ impl<'a> Client<'a> {
                 }
                 self.plan.tally.failed.fetch_add(1, Ordering::Relaxed);
                 thread::sleep(PAUSE);
+                if let Ok(kv) = (self.connect)(self.number) {
+                    self.kv = kv;
+                }
             }
         }
     }

@@ -97,7 +97,7 @@ pub(crate) fn run(
                     let (kv, plan) = (kv?, plan.get().ok_or(StartError::Other)?);
                     let share = number as f64 / order.clients as f64;
                     let phase = plan.interval.unwrap_or_default().mul_f64(share);
-                    Ok(Client::new(plan, number, kv).run(phase))
+                    Ok(Client::new(plan, number, kv, connect).run(phase))
                 })
             })
             .collect();

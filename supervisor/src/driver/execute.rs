@@ -288,6 +288,10 @@ impl Driver {
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
         self.meters.remove(&attempt);
         self.end_suspicion(attempt);
+        log_io(
+            "remove channels of an earlier daemon's clients",
+            self.channels.forget(attempt),
+        );
         if let Some(groups) = &self.groups {
             // What a process left in its cgroup goes with it.
             log_io("remove a cgroup", groups.remove(attempt));

@@ -254,6 +254,8 @@ impl Driver {
         self.channels
             .clear_but(|attempt| alive.contains_key(&attempt))
             .map_err(setup("clear old channels"))?;
+        crate::leftovers::clear_sockets(&self.paths, |attempt| alive.contains_key(&attempt))
+            .map_err(setup("clear old sockets"))?;
         let decision = self.core.restore(now(), stored);
         for (attempt, pid) in notifying {
             let uid = self.core.service_of(attempt).and_then(|known| known.uid);
