@@ -52,6 +52,7 @@ fn spec(name: &ServiceName) -> ServiceSpec {
         listen: Vec::new(),
         environment: BTreeMap::new(),
         limits: Limits::default(),
+        output: Default::default(),
         provides: BTreeMap::from([(
             contract,
             Offer {

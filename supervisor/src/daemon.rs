@@ -101,9 +101,14 @@ async fn run(paths: Paths, isolation: Isolation, mut handed: Handed) -> Result<(
             }
         });
     }
-    let api = tokio::spawn(control::serve(listener, Api::new(asks, logs)));
+    let lines = driver.lines().clone();
+    let api = tokio::spawn(control::serve(
+        listener,
+        Api::new(asks, logs, lines.clone()),
+    ));
     tracing::info!("insulad {} is ready", env!("CARGO_PKG_VERSION"));
     let ended = driver.run(questions, wishes).await;
+    lines.settle().await;
     // Whoever waited for the shutdown hears of it before the socket closes.
     tokio::time::sleep(Duration::from_millis(50)).await;
     api.abort();

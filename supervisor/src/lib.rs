@@ -14,6 +14,7 @@ mod leftovers;
 pub mod line;
 pub mod memory;
 pub mod meters;
+mod output;
 pub mod paths;
 mod probe;
 pub mod release;

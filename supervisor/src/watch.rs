@@ -1,15 +1,12 @@
-//! The world of processes turned into events: their ends, and where their output goes.
+//! The world of processes turned into events: their ends.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use insula_contract::id::ServiceName;
 use insula_core::process::Outcome;
 use tokio::io::unix::AsyncFd;
 
@@ -196,30 +193,6 @@ fn status_of_zombie(pidfd: &OwnedFd) -> Option<Outcome> {
         return None;
     }
     fields.get(49)?.parse().ok().map(outcome_of_status)
-}
-
-/// Where the output of an instance goes.
-pub fn output_path(logs: &Path, service: &ServiceName, index: u16) -> PathBuf {
-    logs.join(service.as_str()).join(format!("{index}.log"))
-}
-
-/// Opens an instance's output for appending.
-///
-/// The process writes to the file itself: its output outlives the daemon, and nobody who reads it
-/// slowly can block it.
-pub fn open_output(logs: &Path, service: &ServiceName, index: u16) -> io::Result<File> {
-    let path = output_path(logs, service, index);
-    if let Some(directory) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(directory)?;
-    }
-    File::options()
-        .create(true)
-        .append(true)
-        .mode(0o640)
-        .open(path)
 }
 
 #[cfg(test)]

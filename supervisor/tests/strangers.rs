@@ -32,7 +32,7 @@ fn another_service_neither_opens_kvs_store_nor_lists_a_channel_that_is_not_its_o
         (data.join("store/data.mdb"), "read"),
         (data.join("store/data.mdb"), "write"),
         (data.join("store/lock.mdb"), "write"),
-        (host.root.join("log/kv/0.log"), "read"),
+        (host.root.join("log/kv-0/current"), "read"),
         (channels, "list"),
         (edge, "list"),
         (channel.clone(), "list"),

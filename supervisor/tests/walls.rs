@@ -126,6 +126,7 @@ impl Place {
             environment: vec![("LANG".into(), "C".into())],
             directory: self.path("data"),
             output: None,
+            errors: None,
             line: None,
             sockets: Vec::new(),
             watchdog: None,

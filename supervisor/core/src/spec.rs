@@ -68,6 +68,8 @@ pub struct ServiceSpec {
     pub host: HostAccess,
     /// Limits of its process.
     pub limits: Limits,
+    /// What becomes of what it writes.
+    pub output: OutputSpec,
     /// Contracts that it offers.
     pub provides: BTreeMap<ContractId, Offer>,
     /// Contracts that it uses.
@@ -96,6 +98,8 @@ impl ServiceSpec {
             watchdog: self.watchdog,
             expected_exit_codes: self.expected_exit_codes.clone(),
             after: self.after.clone(),
+            // Holds from the next start on.
+            output: self.output.clone(),
             ..new.clone()
         };
         // Who may use a contract is looked at when somebody asks for it.
@@ -217,6 +221,34 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { open_files: 4096 }
+    }
+}
+
+/// What becomes of a service's standard output and error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputSpec {
+    /// Size of a file, in bytes, at which the next one is begun.
+    pub size_max: u64,
+    /// Files that are kept of an instance, the current one among them; at least 1.
+    pub files_max: u32,
+    /// Age at which a file is followed by the next one, and at which an old one is removed when a
+    /// next one is begun.
+    pub age_max: Option<Duration>,
+    /// Whether each line begins with its time, its attempt and its stream.
+    pub timestamps: bool,
+    /// Bytes that each of the two pipes holds while nobody reads.
+    pub pipe_size: u64,
+}
+
+impl Default for OutputSpec {
+    fn default() -> Self {
+        Self {
+            size_max: 10 << 20,
+            files_max: 5,
+            age_max: None,
+            timestamps: true,
+            pipe_size: 64 << 10,
+        }
     }
 }
 

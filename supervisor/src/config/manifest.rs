@@ -124,6 +124,7 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
             environment: run.environment,
             host: run.host,
             limits: run.limits,
+            output: run.output,
             provides,
             requires,
             after: after?,

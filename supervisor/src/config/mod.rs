@@ -11,6 +11,7 @@ mod edges;
 mod health;
 mod host;
 mod manifest;
+mod output;
 mod profiles;
 mod run;
 pub(crate) mod units;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use insula_core::restart::RestartLimits;
 use insula_core::service::INSTANCES_MAX;
 use insula_core::spec::{
-    HostAccess, HostUser, Kind, Limits, Liveness, Network, RestartPolicy, ServiceSpec,
+    HostAccess, HostUser, Kind, Limits, Liveness, Network, OutputSpec, RestartPolicy, ServiceSpec,
 };
 use nix::sys::signal::Signal;
 
@@ -48,6 +48,7 @@ pub(super) struct Run {
     pub(super) environment: BTreeMap<String, String>,
     pub(super) host: HostAccess,
     pub(super) limits: Limits,
+    pub(super) output: OutputSpec,
 }
 
 impl Run {
@@ -82,6 +83,7 @@ impl Run {
             environment: BTreeMap::new(),
             host: HostAccess::default(),
             limits: Limits::default(),
+            output: OutputSpec::default(),
         }
     }
 
@@ -110,6 +112,7 @@ impl Run {
             environment: spec.environment,
             host: spec.host,
             limits: spec.limits,
+            output: spec.output,
         }
     }
 }
@@ -250,6 +253,9 @@ pub(super) fn read(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     let limits = run.optional("limits", was.limits.clone(), |value| {
         value.section(|limits| read_limits(limits, was.limits))
     });
+    let output = run.optional("output", was.output.clone(), |value| {
+        value.section(|keys| super::output::read(keys, was.output))
+    });
     Some(Run {
         command: command?,
         kind: kind?,
@@ -272,6 +278,7 @@ pub(super) fn read(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
         environment: environment?,
         host: host?,
         limits: limits?,
+        output: output?,
     })
 }
 

@@ -70,6 +70,7 @@ fn the_least_manifest_has_safe_defaults() {
         listen: vec![],
         environment: BTreeMap::new(),
         limits: Limits::default(),
+        output: Default::default(),
         provides: BTreeMap::new(),
         requires: BTreeMap::new(),
         data: None,
@@ -144,6 +145,7 @@ size-max = "4GiB"
         listen: vec![18_080],
         environment: BTreeMap::from([("LANG".to_owned(), "C".to_owned())]),
         limits: Limits { open_files: 512 },
+        output: Default::default(),
         provides: BTreeMap::from([
             (
                 "kv@1".parse().unwrap(),

@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::ask::Ask;
 use crate::meters::{self, Reading};
+use crate::output::Lines;
 pub use orders::{OrderedVerb, OrdersRequest, Told};
 
 /// The socket's name in the run directory.
@@ -59,12 +60,13 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 pub struct Api {
     asks: mpsc::Sender<Ask>,
     logs: PathBuf,
+    lines: Lines,
 }
 
 impl Api {
-    /// An API that asks the driver through `asks` and finds output below `logs`.
-    pub fn new(asks: mpsc::Sender<Ask>, logs: PathBuf) -> Self {
-        Self { asks, logs }
+    /// An API that asks the driver through `asks` and finds the output `lines` below `logs`.
+    pub(crate) fn new(asks: mpsc::Sender<Ask>, logs: PathBuf, lines: Lines) -> Self {
+        Self { asks, logs, lines }
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Answer> {
@@ -210,7 +212,11 @@ async fn version() -> Json<VersionReport> {
 
 async fn status(State(api): State<Api>) -> Response {
     match api.ask(|reply| Ask::Status { reply }).await {
-        Ok(rows) => Json(rows).into_response(),
+        Ok(rows) => {
+            // Who reads that a process ended finds its last lines.
+            api.lines.settle().await;
+            Json(rows).into_response()
+        }
         Err(answer) => answer.into_response(),
     }
 }
@@ -330,7 +336,11 @@ async fn order(
         })
         .await
     {
-        Ok(result) => Answer::from(result).into_response(),
+        Ok(result) => {
+            // Who hears that a process ended finds its last lines.
+            api.lines.settle().await;
+            Answer::from(result).into_response()
+        }
         Err(answer) => answer.into_response(),
     }
 }

@@ -162,16 +162,25 @@ enum Verb {
         /// How many.
         instances: u16,
     },
-    /// Show what a service wrote.
+    /// Show what a service wrote: time, attempt, stream and text of each line.
     Logs {
-        /// Its name.
+        /// Its name, or one instance of it: `kv` or `kv:0`.
         name: String,
-        /// How many of the last lines.
-        #[arg(short = 'n', long, default_value_t = 100)]
-        lines: usize,
-        /// Go on with what it writes from now on.
+        /// How many of the last lines; 100, or with --since all.
+        #[arg(short = 'n', long)]
+        lines: Option<usize>,
+        /// Go on with what it writes from now on, through restarts and rotation.
         #[arg(short, long)]
         follow: bool,
+        /// Only lines that are no older, as `10m`.
+        #[arg(long, value_parser = duration)]
+        since: Option<std::time::Duration>,
+        /// Only lines of this attempt.
+        #[arg(long)]
+        attempt: Option<u64>,
+        /// Only lines of standard error.
+        #[arg(long)]
+        stderr: bool,
     },
     /// Show who calls whom: calls per second, errors, durations.
     Edges {
@@ -267,7 +276,19 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
             name,
             lines,
             follow,
-        } => logs::run(&client, &name, lines, follow).await,
+            since,
+            attempt,
+            stderr,
+        } => {
+            let which = logs::Which {
+                lines,
+                since,
+                attempt,
+                stderr,
+                follow,
+            };
+            logs::run(&client, &name, &which).await
+        }
         Verb::Edges { names, json, watch } => edges::run(&client, &names, json, watch).await,
         Verb::Update { dry_run, json } => update::run(&client, dry_run, json).await,
         // With a path: done before.

@@ -94,10 +94,26 @@ impl Driver {
                     let _ = news.send(News::Event(Event::Ready { attempt }));
                 })
             }
-            // The core knows that it counts as ready once it runs.
+            // The core knows that it counts as ready once it runs; a line is awaited from before.
             (Readiness::Started | Readiness::Notify | Readiness::Line(_), _) => return Ok(None),
         };
         Ok(Some(task.abort_handle()))
+    }
+
+    /// Has a program count as ready once a line was written that was asked for before it ran.
+    pub(super) fn await_line(
+        &self,
+        attempt: Attempt,
+        line: tokio::sync::oneshot::Receiver<()>,
+    ) -> AbortHandle {
+        let news = self.news.clone();
+        let task = tokio::spawn(async move {
+            if line.await.is_ok() {
+                // The loop ends before the daemon does.
+                let _ = news.send(News::Event(Event::Ready { attempt }));
+            }
+        });
+        task.abort_handle()
     }
 
     /// Goes on hearing a program that an earlier daemon started, at the same place.

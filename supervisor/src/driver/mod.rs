@@ -39,6 +39,7 @@ use crate::launch::{Isolation, Walls};
 use crate::ledger::Ledger;
 use crate::memory::{EdgePage, RouteTable};
 use crate::meters::Meters;
+use crate::output::Lines;
 use crate::paths::Paths;
 use crate::release::Depot;
 use crate::systemd::notify::Unit;
@@ -110,6 +111,8 @@ pub struct Driver {
     suspects: BTreeMap<Attempt, Suspect>,
     /// How many suspicions there were.
     suspicions: u64,
+    /// What services write.
+    lines: Lines,
     /// What foreign programs listen on.
     sockets: Sockets,
     clients: BTreeMap<ClientId, ClientLine>,
@@ -200,6 +203,7 @@ impl Driver {
         let found =
             restore::find(&ledger, &depot, &paths, &applied).map_err(setup("read the ledgers"))?;
         let routes = restore::routes(&found).map_err(setup("make the route table"))?;
+        let lines = Lines::start(&paths).map_err(setup("read the output of services"))?;
         let mut driver = Self {
             core: Core::new(settings),
             ledger,
@@ -217,6 +221,7 @@ impl Driver {
             processes: BTreeMap::new(),
             suspects: BTreeMap::new(),
             suspicions: 0,
+            lines,
             sockets: Sockets::default(),
             clients: BTreeMap::new(),
             forms: Forms::default(),
@@ -241,6 +246,11 @@ impl Driver {
     /// What this host gives to services.
     pub fn walls(&self) -> &Walls {
         &self.walls
+    }
+
+    /// What services write.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     /// Runs until everything was shut down, or the services are left to the next daemon.

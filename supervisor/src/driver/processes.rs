@@ -136,7 +136,9 @@ impl Driver {
             channels.push(self.channels.of_provider(&instance.service));
         }
         channels.extend(uses.iter().map(|(p, own)| self.channels.parent(p, own)));
-        let output = watch::open_output(self.paths.log(), &instance.service, instance.index)
+        let output = self
+            .lines
+            .open(attempt, instance, &spec.output, uid)
             .map_err(prepare("open its output"))?;
         let command = match step {
             Some(step) => &spec.before_start[usize::from(step)],
@@ -153,6 +155,10 @@ impl Driver {
                 Some(listener.map_err(prepare("make its line"))?)
             }
             false => None,
+        };
+        let line = match &readiness {
+            Some(Readiness::Line(pattern)) => Some(self.lines.watch(attempt, pattern)),
+            Some(_) | None => None,
         };
         let notify = match &readiness {
             Some(Readiness::Notify) => {
@@ -186,6 +192,7 @@ impl Driver {
             read_write: std::iter::once(data.clone())
                 .chain(channels)
                 .chain(of_the_host(&spec.host.writes))
+                .chain(output.paths)
                 .collect(),
         };
         let launch = Launch {
@@ -196,7 +203,8 @@ impl Driver {
                 Some(directory) => directory.into(),
                 None => data,
             },
-            output: Some(output.as_fd()),
+            output: Some(output.out.as_fd()),
+            errors: Some(output.err.as_fd()),
             line: listener.as_ref().map(AsFd::as_fd),
             sockets: match step {
                 // They are the program's.
@@ -230,6 +238,9 @@ impl Driver {
         if let Some(readiness) = readiness {
             let task = self.await_readiness(attempt, launched.pid, &readiness, notify)?;
             handle.tasks.extend(task);
+        }
+        if let Some(line) = line {
+            handle.tasks.push(self.await_line(attempt, line));
         }
         self.processes.insert(attempt, handle);
         self.ledger.store_process(attempt, &identity)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use insula_contract::id::Attempt;
+use insula_contract::id::{Attempt, Instance};
 use insula_core::core::Stored;
 use insula_core::event::Record;
 use insula_core::spec::{Kind, Readiness, ServiceSpec};
@@ -207,15 +207,15 @@ pub(super) fn pages(found: &Found) -> BTreeMap<(u32, Attempt), EdgePage> {
     pages
 }
 
-/// What the attempts run: the releases as they are installed, and whether it is a command before a
-/// start.
-fn runs(stored: &Stored) -> BTreeMap<Attempt, (Option<&ServiceSpec>, bool)> {
+/// Whose the attempts are and what they run: the releases as they are installed, and whether it is
+/// a command before a start.
+fn runs(stored: &Stored) -> BTreeMap<Attempt, (Option<(&Instance, &ServiceSpec)>, bool)> {
     let releases: BTreeMap<_, _> = stored
         .releases
         .iter()
         .map(|spec| ((&spec.name, &spec.version), spec))
         .collect();
-    let run = |record: &_| match record {
+    let runs = stored.records.iter().filter_map(|record| match record {
         Record::Began {
             attempt,
             instance,
@@ -224,11 +224,12 @@ fn runs(stored: &Stored) -> BTreeMap<Attempt, (Option<&ServiceSpec>, bool)> {
             ..
         } => {
             let spec = releases.get(&(&instance.service, version)).copied();
-            Some((*attempt, (spec, step.is_some())))
+            let whose = spec.map(|spec| (instance, spec));
+            Some((*attempt, (whose, step.is_some())))
         }
         _ => None,
-    };
-    stored.records.iter().filter_map(run).collect()
+    });
+    runs.collect()
 }
 
 impl Driver {
@@ -239,8 +240,13 @@ impl Driver {
         for (attempt, (pid, pidfd)) in living {
             tracing::info!(%attempt, pid, "found a living process of an earlier daemon");
             let (spec, step) = runs.get(&attempt).copied().unwrap_or_default();
-            let native = spec.is_none_or(|spec| spec.kind == Kind::Native) && !step;
-            if let Some(spec) = spec {
+            let native = spec.is_none_or(|(_, spec)| spec.kind == Kind::Native) && !step;
+            if let Some((instance, spec)) = spec {
+                match self.lines.recover(attempt, instance, &spec.output) {
+                    // What it writes was never a pipe.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    recovered => super::log_io("go on reading a service's output", recovered),
+                }
                 self.sockets.recover(&spec.name, &spec.sockets, &pidfd);
                 if spec.kind == Kind::Foreign(Readiness::Notify) && !step {
                     notifying.push((attempt, pid));
@@ -251,6 +257,8 @@ impl Driver {
             self.processes.insert(attempt, handle);
         }
         let alive = stored.alive.clone();
+        let left = self.lines.clear_but(|attempt| alive.contains_key(&attempt));
+        super::log_io("remove the pipes of who is gone", left);
         self.channels
             .clear_but(|attempt| alive.contains_key(&attempt))
             .map_err(setup("clear old channels"))?;

@@ -103,6 +103,7 @@ pub(super) struct Parts {
     pub(super) directory: CString,
     pub(super) input: OwnedFd,
     pub(super) output: OwnedFd,
+    pub(super) errors: OwnedFd,
     pub(super) line: Option<OwnedFd>,
     /// Listening sockets, for the numbers from 3 where there is no line.
     pub(super) sockets: Vec<OwnedFd>,
@@ -256,7 +257,7 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     // The sources are all above the goals, so no goal destroys a source; copies stay open at exec.
     step!(Descriptors: libc::SYS_dup3, parts.input.as_raw_fd(), 0, 0);
     step!(Descriptors: libc::SYS_dup3, parts.output.as_raw_fd(), 1, 0);
-    step!(Descriptors: libc::SYS_dup3, parts.output.as_raw_fd(), 2, 0);
+    step!(Descriptors: libc::SYS_dup3, parts.errors.as_raw_fd(), 2, 0);
     let mut beyond = 3;
     if let Some(line) = &parts.line {
         step!(Descriptors: libc::SYS_dup3, line.as_raw_fd(), insula_contract::line::LINE_FD, 0);

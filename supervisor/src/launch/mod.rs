@@ -49,8 +49,10 @@ pub struct Launch<'a> {
     pub environment: Vec<(OsString, OsString)>,
     /// Where it starts.
     pub directory: PathBuf,
-    /// Where its standard output and error go; `None` is `/dev/null`, as its input always is.
+    /// Where its standard output goes; `None` is `/dev/null`, as its input always is.
     pub output: Option<BorrowedFd<'a>>,
+    /// Where its standard error goes; `None` is where its standard output does.
+    pub errors: Option<BorrowedFd<'a>>,
     /// Its line's listening socket, as descriptor [`insula_contract::line::LINE_FD`].
     pub line: Option<BorrowedFd<'a>>,
     /// Listening sockets with their names, as `LISTEN_FDS` says them (sd_listen_fds(3)); not with a
@@ -197,6 +199,8 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         .map_err(failed("/dev/null"))?;
     let input = above(null.as_fd()).map_err(failed("/dev/null"))?;
     let output = above(launch.output.unwrap_or(null.as_fd())).map_err(failed("its output"))?;
+    let errors = launch.errors.unwrap_or(output.as_fd());
+    let errors = above(errors).map_err(failed("its output"))?;
     let line = launch
         .line
         .map(above)
@@ -229,6 +233,7 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         directory: text("its directory", launch.directory.as_os_str())?,
         input,
         output,
+        errors,
         line,
         sockets,
         numbered,

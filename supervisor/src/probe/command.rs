@@ -130,6 +130,7 @@ impl Recipe {
             environment: self.environment.clone(),
             directory: self.directory.clone(),
             output: Some(end.as_fd()),
+            errors: None,
             line: None,
             sockets: Vec::new(),
             watchdog: None,

@@ -136,6 +136,7 @@ fn spec(name: &str, version: (u64, u64), provides: &[&str], requires: &[&str]) -
         listen: if name == "front" { vec![80] } else { vec![] },
         environment: BTreeMap::new(),
         limits: Limits::default(),
+        output: Default::default(),
         provides: provides
             .iter()
             .map(|c| {
