@@ -185,3 +185,24 @@ fn consumers_go_on_after_deaths_of_their_provider_and_of_the_daemon() {
     host.must(&["stop", "kv"]);
     assert_eq!(status_of(PORT, "GET /kv/a"), Some(503), "nobody is there");
 }
+
+#[test]
+fn a_release_stays_the_active_one_over_two_deaths_of_the_daemon() {
+    let mut host = Host::start();
+    for version in ["1.0.0", "1.1.0"] {
+        host.install_echo(version);
+    }
+    host.must(&["start", "echo"]);
+    host.must(&["upgrade", "echo", "1.1.0"]);
+    let pid = host.pid("echo");
+    for _ in 0..2 {
+        host.kill_daemon();
+        host.start_daemon();
+        let row = host.wait_for_state("echo", "READY");
+        assert_eq!(
+            (&row["version"], &row["pid"]),
+            (&"1.1.0".into(), &pid.into())
+        );
+    }
+    assert!(host.must(&["rollback", "echo"]).contains("1.1.0 -> 1.0.0"));
+}
