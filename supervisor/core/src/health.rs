@@ -351,7 +351,11 @@ mod tests {
         health.start(None, Some(SECOND), at(0));
         health.fed(at(900));
         assert_eq!(health.pass(None, at(1_899)), vec![]);
-        assert!(kills(health.pass(None, at(1_900)).pop()));
+        assert_eq!(health.pass(None, at(1_900)), vec![Check::Examine]);
+        assert_eq!(health.examined(Vitality::Starved), None);
+        assert_eq!(health.pass(None, at(2_900)).last(), Some(&Check::Examine));
+        let stuck = Vitality::Stuck("it waits".to_owned());
+        assert!(kills(health.examined(stuck)));
         let mut health = Health::default();
         health.start(None, Some(SECOND), at(0));
         health.set_watchdog(Duration::ZERO, at(1));
