@@ -207,9 +207,12 @@ pub(super) fn pages(found: &Found) -> BTreeMap<(u32, Attempt), EdgePage> {
     pages
 }
 
+/// An instance, and the release that its process runs.
+type Whose<'a> = (&'a Instance, &'a ServiceSpec);
+
 /// Whose the attempts are and what they run: the releases as they are installed, and whether it is
 /// a command before a start.
-fn runs(stored: &Stored) -> BTreeMap<Attempt, (Option<(&Instance, &ServiceSpec)>, bool)> {
+fn runs(stored: &Stored) -> BTreeMap<Attempt, (Option<Whose<'_>>, bool)> {
     let releases: BTreeMap<_, _> = stored
         .releases
         .iter()

@@ -26,6 +26,8 @@ struct Life {
     step: bool,
     launched: u64,
     served: bool,
+    /// It was launched while another one of its instance lived.
+    beside: bool,
     /// It was told to go, or was launched beside another.
     excused: bool,
     ended: Option<(u64, Outcome)>,
@@ -121,6 +123,13 @@ impl Model {
                         ended = Some(life.clone());
                     }
                 }
+                // While two stand side by side, a replacement is under way, which begins anew.
+                if let Some(life) = &ended
+                    && (life.beside || self.lives(&life.instance).any(|l| l.ended.is_none()))
+                {
+                    let service = life.instance.service.clone();
+                    self.meddled.insert(service, facts.now);
+                }
             }
             Some(Event::LaunchFailed { attempt, .. }) => {
                 self.lives.retain(|life| life.attempt != *attempt);
@@ -140,6 +149,10 @@ impl Model {
                 for life in &mut self.lives {
                     if life.attempt == target.attempt && target.state == RouteState::Serve {
                         life.served = true;
+                        if life.beside {
+                            let service = life.instance.service.clone();
+                            self.meddled.insert(service, facts.now);
+                        }
                     }
                 }
             }
@@ -169,6 +182,13 @@ impl Model {
             }
         }
         ended.and_then(|life| self.check_restart(facts, &life, &served, actions))
+    }
+
+    /// The processes of an instance, the living and the dead.
+    fn lives(&self, instance: &Instance) -> impl Iterator<Item = &Life> {
+        self.lives
+            .iter()
+            .filter(move |life| life.instance == *instance)
     }
 
     /// The services whose task is done.
@@ -262,6 +282,7 @@ impl Model {
             step,
             launched: facts.now,
             served: false,
+            beside,
             excused: beside,
             ended: None,
         });
