@@ -56,3 +56,13 @@ pub(crate) fn chaos(kills: u64, seed: Option<u64>) -> ExitCode {
     variables.extend(seed.map(|seed| ("INSULA_CHAOS_SEED", seed.to_string())));
     exit(run("insula-supervisor", &["--test", "chaos"], &variables))
 }
+
+/// The core under invented schedules, optimised.
+pub(crate) fn simulate(steps: u64, seed: u64) -> ExitCode {
+    let variables = [
+        ("INSULA_SIM_STEPS", steps.to_string()),
+        ("INSULA_SIM_FIRST_SEED", seed.to_string()),
+    ];
+    let filter = ["--release", "--test", "simulation"];
+    exit(run("insula-core", &filter, &variables))
+}

@@ -68,6 +68,16 @@ enum Command {
         #[arg(long, default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(3_000..=100_000_000))]
         steps: u64,
     },
+    /// Runs the supervisor's core under a fake kernel and clock, with faults from seeds, and checks
+    /// its invariants after every step.
+    Simulate {
+        /// Events that are tried.
+        #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(3_000..=100_000_000_000))]
+        steps: u64,
+        /// The first seed; each is good for 3,000 steps.
+        #[arg(long, default_value_t = 1_000)]
+        seed: u64,
+    },
     /// Looks for lost wake-ups for minutes: larger models, and senders that always park while their
     /// servers are killed and cut over.
     Stress {
@@ -120,6 +130,7 @@ fn main() -> ExitCode {
         Command::Fuzz { minutes } => long::fuzz(minutes),
         Command::Kills { count } => long::kills(count),
         Command::Mutate { steps } => mutate::run(&root(), steps),
+        Command::Simulate { steps, seed } => long::simulate(steps, seed),
         Command::Stress { minutes } => long::stress(minutes),
         Command::Test { only } => check::run_all(&only),
         Command::Vm { command } => vm::run(command),

@@ -97,7 +97,7 @@ const MUTATIONS: &[Mutation] = &[
     ),
     of(
         "a shutdown goes in any order",
-        "core.rs",
+        "core/needs.rs",
         "self.services.get_mut(&name).filter(|_| !used)",
         "self.services.get_mut(&name).filter(|_| used || true)",
     ),

@@ -1,26 +1,29 @@
 //! The whole: services, edges, orders, and the turn that an event makes.
 
+mod clients;
+mod decision;
 mod dependencies;
+mod needs;
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use insula_contract::id::{Attempt, ContractId, ServiceName};
-use insula_contract::line::ContractView;
 
 use crate::agenda::Agenda;
 use crate::edges::Edges;
 use crate::event::{
-    Action, Caller, ClientId, Consumer, Done, Event, Message, Order, Record, Refusal, RefusalKind,
-    RequestId,
+    Action, ClientId, Consumer, Done, Event, Order, Record, Refusal, RefusalKind, RequestId,
 };
 use crate::process::Said;
-use crate::service::{Dependency, Goal, Place, Service};
+use crate::service::{Place, Service};
 use crate::spec::ServiceSpec;
 use crate::time::Time;
 use crate::turn::{Ids, Turn};
-use crate::views::{Known, Verdict, Views, stays};
+use crate::views::Known;
+use clients::welcome;
+pub use decision::Decision;
 pub use restore::Stored;
 use restore::install;
 
@@ -36,67 +39,6 @@ pub struct Settings {
     pub first_uid: Option<u32>,
     /// Where chance begins.
     pub seed: u64,
-}
-
-/// What a decision consists of: actions come out only against proof that the records are stored.
-#[derive(Debug, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Decision {
-    records: Vec<Record>,
-    actions: Vec<Action>,
-}
-
-impl Decision {
-    /// What must be stored first.
-    pub fn records(&self) -> &[Record] {
-        &self.records
-    }
-
-    /// Whether its actions can be done after the next decision was made: none of them looks up, when
-    /// it is done, what that one may have changed.
-    pub fn can_wait(&self) -> bool {
-        self.actions.iter().all(|action| match action {
-            Action::Say { .. }
-            | Action::AnswerClient { .. }
-            | Action::DropClient { .. }
-            | Action::Exit => false,
-            Action::Launch { .. }
-            | Action::Stop { .. }
-            | Action::Kill { .. }
-            | Action::Probe { .. }
-            | Action::Examine { .. }
-            | Action::Forget { .. }
-            | Action::Publish { .. }
-            | Action::CleanRoute { .. }
-            | Action::OpenEdge { .. }
-            | Action::CloseEdge { .. }
-            | Action::OpenPair { .. }
-            | Action::ClosePair { .. }
-            | Action::Answer { .. }
-            | Action::Note { .. } => true,
-        })
-    }
-
-    /// Adds the decision that was made next, to be recorded and done after this one.
-    pub fn join(&mut self, next: Self) {
-        self.records.extend(next.records);
-        self.actions.extend(next.actions);
-    }
-
-    /// Stores the records and only then gives the actions out.
-    ///
-    /// # Errors
-    /// That of `store`; the actions are lost with it, and the core must not be used on, since it
-    /// has decided what nobody knows.
-    pub fn record<E>(
-        self,
-        store: impl FnOnce(&[Record]) -> Result<(), E>,
-    ) -> Result<Vec<Action>, E> {
-        if !self.records.is_empty() {
-            store(&self.records)?;
-        }
-        Ok(self.actions)
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -431,143 +373,6 @@ impl Core {
         }
     }
 
-    /// Compares what a process offers with what its release promised, and with what those who
-    /// use it expect.
-    fn take_views(
-        &mut self,
-        turn: &mut Turn,
-        name: &ServiceName,
-        attempt: Attempt,
-        provides: &[ContractView],
-        requires: &[ContractView],
-        verdicts: &[Verdict],
-    ) -> bool {
-        let Some(process) = self.services[name]
-            .processes()
-            .find(|process| process.attempt == attempt)
-        else {
-            return false;
-        };
-        let views = Views::new(provides, requires);
-        let mut objections: Vec<_> = self.services[name]
-            .spec_of(process)
-            .provides
-            .keys()
-            .filter(|contract| !views.offers(contract))
-            .map(|contract| format!("its program does not serve {contract}"))
-            .collect();
-        let (services, known) = (&self.services, &self.known);
-        objections.extend(known.against_uses(services, &self.providers, &views, verdicts));
-        let mut clients = Vec::new();
-        // A process that comes beside another replaces it, or helps it.
-        let beside = services[name]
-            .processes()
-            .any(|other| other.attempt != attempt && stays(other));
-        for (consumer, misfit) in
-            known.against_offers(services, &self.edges, name, &views, verdicts)
-        {
-            match consumer {
-                // A start does not wait for a program that nobody supervises; an upgrade does.
-                Consumer::Client { client, .. } if !beside => clients.push((client, misfit)),
-                consumer @ (Consumer::Client { .. } | Consumer::Service(_)) => {
-                    objections.push(format!("{consumer} could not use it: {misfit}"));
-                }
-            }
-        }
-        if objections.is_empty() {
-            for (client, reason) in clients {
-                turn.actions.push(Action::DropClient { client, reason });
-            }
-            self.known.greeted(attempt, views);
-            true
-        } else {
-            if let Some(service) = self.services.get_mut(name) {
-                service.object(turn, attempt, &objections.join("; "));
-            }
-            false
-        }
-    }
-
-    fn client_asked(
-        &mut self,
-        turn: &mut Turn,
-        client: ClientId,
-        caller: &Caller,
-        contract: &ContractId,
-        schema: u64,
-        verdicts: &[Verdict],
-    ) {
-        let mut refuse = |reason: String| {
-            turn.actions.push(Action::AnswerClient {
-                client,
-                answer: Err(reason),
-                profile: None,
-            });
-        };
-        let Some(provider) = self.providers.get(contract).cloned() else {
-            let known: Vec<_> = self.providers.keys().map(ToString::to_string).collect();
-            return refuse(format!(
-                "nobody provides {contract}; provided are {}",
-                known.join(", ")
-            ));
-        };
-        let service = &self.services[&provider];
-        let offer = service.spec().provides.get(contract);
-        let allowed = offer.is_some_and(|offer| offer.allows(caller));
-        if !allowed {
-            return refuse(format!(
-                "uid {} may not use {contract}: `{provider}` does not allow it in its \
-                 service.toml",
-                caller.uid
-            ));
-        }
-        if let Some(misfit) = self
-            .known
-            .against_consumer(service, contract, schema, verdicts)
-        {
-            return refuse(format!("it does not fit `{provider}`: {misfit}"));
-        }
-        let profile = Some(service.spec().profile.clone());
-        let route = service.routes[contract].index;
-        let attempt = match self.clients.get(&client) {
-            Some(client) => client.attempt,
-            None => {
-                let attempt = turn.ids.next_attempt();
-                self.clients.insert(
-                    client,
-                    Client {
-                        attempt,
-                        uid: caller.uid,
-                    },
-                );
-                attempt
-            }
-        };
-        self.known.asked(client, contract, schema);
-        let uid = self.clients[&client].uid;
-        let consumer = Consumer::Client { client, uid };
-        if self.edges.find(&provider, &consumer, contract).is_none() {
-            self.edges.open(
-                turn,
-                &provider,
-                consumer.clone(),
-                contract,
-                route,
-                Some(attempt),
-            );
-        }
-        let edge = self
-            .edges
-            .find(&provider, &consumer, contract)
-            .expect("it was just opened");
-        let answer = Ok(edge.used_by(&self.services, attempt));
-        turn.actions.push(Action::AnswerClient {
-            client,
-            answer,
-            profile,
-        });
-    }
-
     /// What every event may have made due: late phases, waits that are over, channels, the end.
     fn finish(&mut self, turn: &mut Turn) {
         loop {
@@ -671,118 +476,6 @@ impl Core {
         }
     }
 
-    /// What a service needs and is not there now.
-    pub(crate) fn missing(&self, service: &Service) -> Vec<Dependency> {
-        let served = |contract: &ContractId| {
-            self.providers
-                .get(contract)
-                .is_some_and(|provider| self.services[provider].is_served(contract))
-        };
-        let is_there = |name: &ServiceName| self.services.get(name).is_some_and(Service::is_there);
-        let spec = service.spec();
-        let contracts = spec.requires.keys().filter(|contract| !served(contract));
-        let services = spec.after.iter().filter(|name| !is_there(name));
-        contracts
-            .cloned()
-            .map(Dependency::Contract)
-            .chain(services.cloned().map(Dependency::Service))
-            .collect()
-    }
-
-    /// Why waiting for something is in vain unless a person does something.
-    fn hopeless(&self, needed: &Dependency) -> Option<String> {
-        let provider = match needed {
-            Dependency::Contract(contract) => match self.providers.get(contract) {
-                Some(provider) => provider,
-                None => {
-                    return Some(format!(
-                        "it waits for {contract}, which no installed service provides"
-                    ));
-                }
-            },
-            Dependency::Service(name) => name,
-        };
-        let Some(service) = self.services.get(provider) else {
-            return Some(format!("it waits for {provider}, which is not installed"));
-        };
-        let states = service.replicas.iter().map(|replica| match &replica.place {
-            Place::Stopped if service.goal == Goal::Down => Some("stopped"),
-            Place::Exited { .. } => Some("exited"),
-            Place::Fatal { .. } => Some("fatal"),
-            Place::Stopped
-            | Place::Waiting { .. }
-            | Place::Up(_)
-            | Place::Vacant
-            | Place::Backoff { .. } => None,
-        });
-        // One that may still come is hope.
-        let state = states.collect::<Option<Vec<_>>>()?.first().copied()?;
-        Some(match needed {
-            Dependency::Contract(contract) => {
-                format!("it waits for {contract}, and its provider `{provider}` is {state}")
-            }
-            Dependency::Service(name) => format!("it waits for {name}, which is {state}"),
-        })
-    }
-
-    /// Ends everything in order: who has no living consumer goes first.
-    fn wind_down(&mut self, turn: &mut Turn) {
-        if self.shutdown.is_none() {
-            return;
-        }
-        if !self.winding_down {
-            self.followers = dependencies::followers(&self.services);
-        }
-        // In the turn of the order all services are looked at, later those whose user is gone.
-        let mut looked_at: Vec<ServiceName> = if self.winding_down {
-            let gone = turn.dirty.iter().filter_map(|name| self.services.get(name));
-            gone.filter(|service| service.processes().next().is_none())
-                .flat_map(|service| {
-                    let providers = self.edges.providers_of(&service.name);
-                    providers.chain(&service.spec().after)
-                })
-                .chain(&turn.dirty)
-                .cloned()
-                .collect()
-        } else {
-            self.services.keys().cloned().collect()
-        };
-        self.winding_down = true;
-        while let Some(name) = looked_at.pop() {
-            let followers = self.followers.get(&name).into_iter().flatten();
-            let used = self
-                .edges
-                .consumers_of(&name)
-                .chain(followers)
-                .any(|consumer| {
-                    self.services
-                        .get(consumer)
-                        .is_some_and(|service| service.processes().next().is_some())
-                });
-            let Some(service) = self.services.get_mut(&name).filter(|_| !used) else {
-                continue;
-            };
-            if service.goal == Goal::Up {
-                // Not recorded: after a reboot it is wanted again.
-                service.goal = Goal::Down;
-                service.settle(turn);
-                if service.processes().next().is_none() {
-                    looked_at.extend(self.edges.providers_of(&name).cloned());
-                    looked_at.extend(service.spec().after.iter().cloned());
-                }
-                turn.touched.insert(name);
-            }
-        }
-        self.note_touched(turn);
-        if !self.ended && self.agenda.nothing_runs() {
-            self.ended = true;
-            for request in self.shutdown.clone().unwrap_or_default() {
-                turn.answer(request, Ok(Done::ShutDown));
-            }
-            turn.actions.push(Action::Exit);
-        }
-    }
-
     fn fit_edges(&mut self, turn: &mut Turn) {
         for name in std::mem::take(&mut turn.dirty) {
             let service = &self.services[&name];
@@ -832,23 +525,6 @@ fn hearer<'a>(
 ) -> Option<&'a mut Service> {
     // An event of an earlier attempt finds nobody: it is ignored.
     services.get_mut(attempts.get(&attempt)?)
-}
-
-fn welcome(turn: &mut Turn, service: &Service, attempt: Attempt) {
-    let Some(process) = service
-        .processes()
-        .find(|process| process.attempt == attempt)
-    else {
-        return;
-    };
-    turn.actions.push(Action::Say {
-        attempt,
-        message: Message::Welcome {
-            instance: service.instance_of(attempt).expect("it has this process"),
-            slot: process.slot,
-            profile: service.spec_of(process).profile.clone(),
-        },
-    });
 }
 
 fn refusal(kind: RefusalKind, text: String) -> Refusal {
