@@ -290,6 +290,9 @@ pub enum Record {
         slot: u8,
         /// Which of the commands before the start it runs; `None` for the program itself.
         step: Option<u16>,
+        /// Whether it is to take over from another attempt that serves in its place, and has not yet;
+        /// recorded anew when it has.
+        beside: bool,
     },
     /// An attempt ended. Run state.
     Ended {

@@ -61,6 +61,7 @@ fn samples() -> Vec<Record> {
             version: Version::new(1, 1, 0),
             slot: 1,
             step: None,
+            beside: false,
         },
         Record::Rested {
             instance: Instance {

@@ -34,6 +34,7 @@ struct Began {
     version: Version,
     slot: u8,
     step: Option<u16>,
+    beside: bool,
 }
 
 impl Core {
@@ -126,12 +127,14 @@ impl Core {
                     version,
                     slot,
                     step,
+                    beside,
                 } => {
                     let began_as = Began {
                         instance,
                         version,
                         slot,
                         step,
+                        beside,
                     };
                     began.insert(attempt, began_as);
                 }
@@ -163,6 +166,10 @@ impl Core {
             }
         }
         self.adopt(&mut turn, began, &stored.alive);
+        for service in self.services.values_mut() {
+            // Before what rests is known: a place that nobody was adopted into may rest, too.
+            service.grow(usize::from(service.wanted()));
+        }
         for (instance, rest) in rested {
             if let (Some(service), Some(rest)) = (self.services.get_mut(&instance.service), rest) {
                 service.restore_rest(usize::from(instance.index), rest);
@@ -182,22 +189,27 @@ impl Core {
         self.decide(turn)
     }
 
-    /// Gives living processes their places: the active release's newest attempt serves on, the
-    /// rest leave.
+    /// Gives living processes their places: the active release's newest attempt that served serves
+    /// on, the rest leave.
     fn adopt(
         &mut self,
         turn: &mut Turn,
         began: BTreeMap<Attempt, Began>,
         alive: &BTreeMap<Attempt, i32>,
     ) {
-        for (attempt, began) in began.into_iter().rev() {
+        // What was to take over and had not yet comes last, and so has a place only where nobody else
+        // of its release lives.
+        let mut began: Vec<_> = began.into_iter().rev().collect();
+        began.sort_by_key(|(_, began)| began.beside);
+        for (attempt, began) in began {
             let Began {
                 instance,
                 version,
                 slot,
                 step,
+                beside,
             } = began;
-            let name = instance.service;
+            let name = instance.service.clone();
             let known = self
                 .services
                 .get_mut(&name)
@@ -223,6 +235,16 @@ impl Core {
             let stores = service.spec_of(&process).data.is_some();
             let replica = &mut service.replicas[at];
             if replica.place == Place::Stopped && active {
+                if beside {
+                    turn.records.push(Record::Began {
+                        attempt,
+                        instance,
+                        version: process.version.clone(),
+                        slot,
+                        step,
+                        beside: false,
+                    });
+                }
                 replica.place = Place::Up(process);
             } else {
                 process.enter(Phase::Killing, None);

@@ -45,20 +45,27 @@ impl Service {
         let slot = self.free_slot(Some(at))?;
         let attempt = turn.ids.next_attempt();
         let ready_timeout = self.releases[&version].ready_timeout;
-        turn.records.push(Record::Began {
-            attempt,
-            instance: self.instance(at),
-            version: version.clone(),
-            slot,
-            step,
-        });
+        let beside = matches!(self.replicas[at].place, Place::Up(_));
         self.stir(turn, at);
         turn.launches.push((self.name.clone(), attempt));
         turn.dirty.insert(self.name.clone());
         let deadline = turn.now + ready_timeout;
         let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
         process.step = step;
+        self.record_began(turn, at, &process, beside);
         Some(process)
+    }
+
+    /// Records which attempt has a place, or is to have it.
+    pub(super) fn record_began(&self, turn: &mut Turn, at: usize, process: &Process, beside: bool) {
+        turn.records.push(Record::Began {
+            attempt: process.attempt,
+            instance: self.instance(at),
+            version: process.version.clone(),
+            slot: process.slot,
+            step: process.step,
+            beside,
+        });
     }
 
     // ---- what processes say ----

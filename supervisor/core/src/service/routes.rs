@@ -7,7 +7,7 @@
 use insula_contract::id::{Attempt, ContractId};
 use insula_contract::route::{RouteState, TARGETS, Target};
 
-use super::Service;
+use super::{Place, Service};
 use crate::event::Action;
 use crate::turn::Turn;
 
@@ -145,8 +145,13 @@ impl Service {
                 keep: self.processes().map(|process| process.attempt).collect(),
             });
         }
-        let waiting = (0..self.replicas.len())
-            .find(|at| self.replicas[*at].current().is_none() && self.is_wanted_up(*at));
+        // Nobody waits for what was given up.
+        let comes = |at: &usize| {
+            let replica = &self.replicas[*at];
+            let rests = matches!(replica.place, Place::Exited { .. } | Place::Fatal { .. });
+            replica.current().is_none() && !rests && self.is_wanted_up(*at)
+        };
+        let waiting = (0..self.replicas.len()).find(comes);
         if let (Some(at), Some(slot)) = (waiting, self.free_slot(None)) {
             self.replicas[at].holds = Some(slot);
             self.publish(turn, slot, nobody(slot, at), None);

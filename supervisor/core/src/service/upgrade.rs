@@ -90,6 +90,7 @@ impl Service {
             .health
             .begin(&self.releases[&incoming.version], turn.now);
         let (attempt, slot) = (incoming.attempt, incoming.slot);
+        self.record_began(turn, at, &incoming, false);
         let old = std::mem::replace(&mut self.replicas[at].place, Place::Up(incoming));
         self.replicas[at].version = upgrade.to.clone();
         self.record_upgrade(turn, at);

@@ -3,7 +3,8 @@
 //! must come up.
 //!
 //! `INSULA_SIM_STEPS` sets how many events are tried (default 300,000), `INSULA_SIM_FIRST_SEED` the
-//! seed of the first 3,000 of them (default 1,000), `INSULA_SIM_SEED` runs one seed only. A failure prints its seed; seeds that found a mistake are kept in [`KEPT_SEEDS`].
+//! seed of the first 3,000 of them (default 1,000), `INSULA_SIM_SEED` runs one seed only, `INSULA_SIM_TRACE`
+//! prints its turns. A failure prints its seed; seeds that found a mistake are kept in [`KEPT_SEEDS`].
 
 #![expect(
     clippy::disallowed_methods,
@@ -19,7 +20,9 @@ use std::time::Instant;
 use world::World;
 
 /// Seeds that once found a mistake.
-const KEPT_SEEDS: &[u64] = &[1000, 1009, 1012, 1048, 1053, 1184, 1563, 1778];
+const KEPT_SEEDS: &[u64] = &[
+    1000, 1009, 1012, 1048, 1053, 1184, 1563, 1778, 2208, 3081, 3214,
+];
 const STEPS_A_SEED: u64 = 3_000;
 
 fn number(name: &str) -> Option<u64> {

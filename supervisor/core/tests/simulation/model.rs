@@ -347,8 +347,9 @@ impl Model {
             let Some((ended, outcome)) = life.ended else {
                 continue;
             };
-            if life.step && outcome == Outcome::Code(0) {
-                // What comes after it belongs to the same start.
+            if life.step && outcome == Outcome::Code(0) && !life.excused {
+                // What comes after it belongs to the same start. One that was killed counts, however
+                // it ended.
                 continue;
             }
             // One that was launched before may belong to what was ordered.

@@ -66,6 +66,8 @@ pub(crate) struct World {
     /// The guest is to go for good; the host remembers it until it has.
     retiring: bool,
     model: Model,
+    /// Whether each turn is printed.
+    traced: bool,
     /// Processes that a daemon that just began must leave alone.
     undisturbed: BTreeSet<Attempt>,
 }
@@ -103,6 +105,7 @@ impl World {
             ended: false,
             retiring: false,
             model: Model::default(),
+            traced: std::env::var_os("INSULA_SIM_TRACE").is_some(),
             undisturbed: BTreeSet::new(),
         };
         for spec in releases {
@@ -210,6 +213,15 @@ impl World {
             specs: &self.releases,
             routes: &routes,
         };
+        if self.traced {
+            println!("{:.6} {shown}", self.now as f64 / 1e9);
+            for record in &records {
+                println!("      record {record:?}");
+            }
+            for action in &actions {
+                println!("      {} {action:?}", if dies { "lost" } else { "do" });
+            }
+        }
         let done = if dies { &[] } else { &actions[..] };
         let wrong = self.model.turn(&facts, event, &records, done);
         // What a daemon that died has not done is the next one's to do.
