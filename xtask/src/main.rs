@@ -67,6 +67,9 @@ enum Command {
         /// Events that the simulation tries on each.
         #[arg(long, default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(3_000..=100_000_000))]
         steps: u64,
+        /// Only those with this in their description; may be given several times.
+        #[arg(long, value_name = "TEXT")]
+        only: Vec<String>,
     },
     /// Runs the supervisor's core under a fake kernel and clock, with faults from seeds, and checks
     /// its invariants after every step.
@@ -129,7 +132,7 @@ fn main() -> ExitCode {
         }),
         Command::Fuzz { minutes } => long::fuzz(minutes),
         Command::Kills { count } => long::kills(count),
-        Command::Mutate { steps } => mutate::run(&root(), steps),
+        Command::Mutate { steps, only } => mutate::run(&root(), steps, &only),
         Command::Simulate { steps, seed } => long::simulate(steps, seed),
         Command::Stress { minutes } => long::stress(minutes),
         Command::Test { only } => check::run_all(&only),

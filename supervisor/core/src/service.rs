@@ -454,6 +454,10 @@ impl Service {
             let replica = &mut self.replicas[at];
             let before = replica.wanted;
             replica.wanted = at < wanted;
+            if replica.wanted && !before && self.rollout.is_none() {
+                // It was on its way out while another release came to be active.
+                replica.version = self.active.clone();
+            }
             if replica.wanted && goal == Goal::Up && (!before || replica.place == Place::Stopped) {
                 match replica.place {
                     Place::Stopped

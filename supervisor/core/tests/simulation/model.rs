@@ -30,6 +30,8 @@ struct Life {
     beside: bool,
     /// It was told to go, or was launched beside another.
     excused: bool,
+    /// It said that it owes no answer, and served nothing since.
+    owes_nothing: bool,
     ended: Option<(u64, Outcome)>,
 }
 
@@ -39,6 +41,8 @@ pub(crate) struct Model {
     goals: BTreeMap<ServiceName, bool>,
     /// When somebody last ordered something of a service, or it was configured, or cut over.
     meddled: BTreeMap<ServiceName, u64>,
+    /// When this daemon began.
+    daemon: u64,
     targets: BTreeMap<(u32, usize), Target>,
     epochs: BTreeMap<ServiceName, Epoch>,
     done: BTreeSet<ServiceName>,
@@ -64,6 +68,7 @@ impl Facts<'_> {
 impl Model {
     /// The daemon died: what it waited for is forgotten, what runs goes on.
     pub(crate) fn daemon_died(&mut self, now: u64) {
+        self.daemon = now;
         for (service, _) in self.goals.clone() {
             self.meddled.insert(service, now);
         }
@@ -131,6 +136,11 @@ impl Model {
                     self.meddled.insert(service, facts.now);
                 }
             }
+            Some(Event::Drained { attempt } | Event::Yielded { attempt, .. }) => {
+                for life in &mut self.lives {
+                    life.owes_nothing |= life.attempt == *attempt;
+                }
+            }
             Some(Event::LaunchFailed { attempt, .. }) => {
                 self.lives.retain(|life| life.attempt != *attempt);
             }
@@ -142,13 +152,22 @@ impl Model {
                 route,
                 place,
                 target,
-                ..
+                drained,
             } = action
             {
+                if let Some(left) = drained
+                    && !self
+                        .lives
+                        .iter()
+                        .any(|life| life.attempt == *left && life.owes_nothing)
+                {
+                    return Some(format!("attempt {left} is said to owe nothing"));
+                }
                 self.targets.insert((*route, *place), *target);
                 for life in &mut self.lives {
                     if life.attempt == target.attempt && target.state == RouteState::Serve {
                         life.served = true;
+                        life.owes_nothing = false;
                         if life.beside {
                             let service = life.instance.service.clone();
                             self.meddled.insert(service, facts.now);
@@ -284,6 +303,7 @@ impl Model {
             served: false,
             beside,
             excused: beside,
+            owes_nothing: false,
             ended: None,
         });
         if self.ending || self.goals.get(name) != Some(&true) {
@@ -291,7 +311,8 @@ impl Model {
         }
         // A rollout that was ordered before takes what it finds down along.
         let meddled = self.meddled.get(name).copied().unwrap_or(0);
-        let long_ago = Duration::from_nanos(facts.now - meddled) > ROLLOUT;
+        let long_ago =
+            Duration::from_nanos(facts.now - meddled) > ROLLOUT || meddled <= self.daemon;
         if self.rested.contains(instance) && long_ago {
             return Some(format!("{instance} is down for good, and launched"));
         }
