@@ -92,6 +92,11 @@ impl Groups {
         })
     }
 
+    /// Where the cgroup of an attempt lies.
+    pub fn path(&self, attempt: Attempt) -> PathBuf {
+        self.of(attempt)
+    }
+
     /// Kills all that is in the cgroup of an attempt.
     pub fn kill(&self, attempt: Attempt) -> io::Result<()> {
         match fs::write(self.of(attempt).join("cgroup.kill"), "1") {

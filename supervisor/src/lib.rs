@@ -1,5 +1,6 @@
 //! `insulad` and `insulactl`: the effects around the pure core.
 
+pub mod aside;
 pub mod cgroup;
 pub mod channel;
 pub mod config;
@@ -20,4 +21,5 @@ mod probe;
 pub mod release;
 mod removal;
 pub mod systemd;
+pub mod utilisation;
 pub mod watch;

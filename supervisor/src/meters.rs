@@ -19,11 +19,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use insula_contract::id::{Attempt, ContractId, EdgeId, ServiceName};
 use insula_contract::meters::{
     BLOCKS, Block, Counts, LAYOUT, MAGIC, METERS_SIZE, MetersHeader, MetersPage, Role, Subject,
-    contract_number,
+    bucket_of, contract_number,
 };
 use memmap2::MmapOptions;
 use nix::unistd::{Whence, lseek};
@@ -83,6 +84,22 @@ impl Meters {
             .filter(|(subject, _)| subject.role == Role::Provider)
             .map(|(_, counts)| counts.ended_in_all())
             .fold(0, u64::wrapping_add)
+    }
+
+    /// How many requests the process took, and how many of them had lain for at least `bound`; to a
+    /// quarter of it.
+    pub fn taken(&self, bound: Duration) -> (u64, u64) {
+        let bound = bucket_of(u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX));
+        let blocks = self.read().unwrap_or_default();
+        let provided = blocks
+            .iter()
+            .filter(|(subject, _)| subject.role == Role::Provider);
+        let sum = |buckets: &[u64]| buckets.iter().fold(0, |sum: u64, n| sum.wrapping_add(*n));
+        provided.fold((0, 0), |(taken, late), (_, counts)| {
+            let buckets = &counts.buckets.0;
+            let taken = u64::wrapping_add(taken, sum(buckets));
+            (taken, u64::wrapping_add(late, sum(&buckets[bound..])))
+        })
     }
 
     /// Whatever stands in it now.

@@ -133,6 +133,7 @@ impl Place {
             tied: false,
             uid: None,
             cpus: vec![],
+            idle: false,
             nice: None,
             limits: vec![],
             access: None,

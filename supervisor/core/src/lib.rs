@@ -11,11 +11,13 @@
 //!   forms of a contract go together;
 //! - `agenda`: when each service is due;
 //! - [`health`]: probes, watchdogs, and suspicions of what is on its routes;
+//! - [`aside`]: when best-effort work is stopped for others;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
 //! - [`report`]: what `status` shows.
 
 mod agenda;
+pub mod aside;
 pub mod core;
 pub mod edges;
 pub mod event;

@@ -306,6 +306,12 @@ pub struct ProfileSpec {
     pub cpus: Cpus,
     /// How long a waiter spins before it parks.
     pub spin: Spin,
+    /// Whether it gets only what others leave: processors that are idle, and memory until somebody
+    /// lacks it.
+    pub best_effort: bool,
+    /// How long requests may lie before its services take them: beyond that, those of best-effort
+    /// profiles step aside. `None` where nobody has to.
+    pub queue_delay: Option<Duration>,
 }
 
 /// A set of CPUs.

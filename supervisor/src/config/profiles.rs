@@ -16,6 +16,8 @@ use crate::paths::Paths;
 const SHIPPED: &str = include_str!("../../../profiles.toml");
 /// The profile that a service gets whose own was taken away.
 const FALLBACK: &str = "shared";
+/// Shortest delay that others step aside for: a process that sleeps takes so long to wake up.
+const QUEUE_DELAY_MIN: Duration = Duration::from_micros(100);
 /// Longest spin: whoever wants more wants `forever`.
 const SPIN_MAX: Duration = Duration::from_secs(1);
 
@@ -122,13 +124,26 @@ fn read_profile(
     let default = ProfileSpec {
         cpus: Cpus::All,
         spin: Spin::For(Duration::ZERO),
+        best_effort: false,
+        queue_delay: None,
     };
     let default = shipped.unwrap_or(&default);
     let cpus = keys.optional("cpus", default.cpus.clone(), |value| cpus(value, usable));
     let spin = keys.optional("spin", default.spin, spin);
+    let best_effort = keys.optional("best-effort", default.best_effort, Value::boolean);
+    let steps_aside = best_effort.unwrap_or(false);
+    let inherited = default.queue_delay.filter(|_| !steps_aside);
+    let queue_delay = keys.optional("queue-delay", inherited, |value| {
+        if steps_aside && !value.is("any") {
+            return value.wrong("a best-effort profile cannot ask others to step aside");
+        }
+        queue_delay(value)
+    });
     Some(ProfileSpec {
         cpus: cpus?,
         spin: spin?,
+        best_effort: best_effort?,
+        queue_delay: queue_delay?,
     })
 }
 
@@ -170,6 +185,20 @@ fn spin(value: &Value<'_>) -> Option<Spin> {
     Some(Spin::For(duration))
 }
 
+fn queue_delay(value: &Value<'_>) -> Option<Option<Duration>> {
+    if value.is("any") {
+        return Some(None);
+    }
+    let delay = duration(value)?;
+    if delay < QUEUE_DELAY_MIN {
+        return value.wrong_but(
+            format!("shorter than {}", units::duration_text(QUEUE_DELAY_MIN)),
+            "write \"any\" where nobody has to step aside",
+        );
+    }
+    Some(Some(delay))
+}
+
 /// A duration as text.
 pub(super) fn duration(value: &Value<'_>) -> Option<Duration> {
     let text = value.text()?;
@@ -209,7 +238,7 @@ mod tests {
         let profiles = Profiles::shipped();
         assert_eq!(
             profiles.names().collect::<Vec<_>>(),
-            ["dense", "latency", "shared"]
+            ["background", "dense", "latency", "shared"]
         );
         assert_eq!(
             profiles.get("dense").unwrap().spin,
@@ -229,6 +258,8 @@ mod tests {
         let mine = ProfileSpec {
             cpus: Cpus::All,
             spin: Spin::Forever,
+            best_effort: false,
+            queue_delay: None,
         };
         assert_eq!(profiles.get("mine"), Some(&mine));
         assert_eq!(profiles.get("dense"), shipped.get("dense"));

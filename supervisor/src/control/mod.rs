@@ -157,6 +157,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/releases", get(releases))
         .route("/v1/doctor", get(doctor))
         .route("/v1/edges", get(edges))
+        .route("/v1/utilisation", get(utilisation))
         .route("/metrics", get(metrics))
         .route("/v1/install", post(install))
         .route("/v1/update", post(update))
@@ -240,6 +241,18 @@ async fn edges(State(api): State<Api>) -> Response {
     match reading(&api).await {
         Ok(reading) => Json(reading).into_response(),
         Err(answer) => answer.into_response(),
+    }
+}
+
+/// Looks at all processes beside the driver.
+async fn utilisation(State(api): State<Api>) -> Response {
+    let sights = match api.ask(|reply| Ask::Utilisation { reply }).await {
+        Ok(sights) => sights,
+        Err(answer) => return answer.into_response(),
+    };
+    match tokio::task::spawn_blocking(move || sights.look()).await {
+        Ok(utilisation) => Json(utilisation).into_response(),
+        Err(_) => Answer::ending().into_response(),
     }
 }
 

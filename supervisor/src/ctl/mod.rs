@@ -17,6 +17,7 @@ mod releases;
 mod status;
 mod systemd;
 mod update;
+mod utilisation;
 mod why;
 
 use std::path::PathBuf;
@@ -193,6 +194,15 @@ enum Verb {
         #[arg(short, long)]
         watch: bool,
     },
+    /// Show what services use of the host's processors and memory, by profile.
+    Utilisation {
+        /// How long to look.
+        #[arg(long, default_value = "1s", value_parser = duration)]
+        over: std::time::Duration,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Take in what the host's files say: start what is new, restart what must be, remove what is
     /// gone.
     #[command(visible_alias = "reread")]
@@ -290,6 +300,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
             logs::run(&client, &name, &which).await
         }
         Verb::Edges { names, json, watch } => edges::run(&client, &names, json, watch).await,
+        Verb::Utilisation { over, json } => utilisation::run(&client, over, json).await,
         Verb::Update { dry_run, json } => update::run(&client, dry_run, json).await,
         // With a path: done before.
         Verb::Check { .. } => update::check_host(&client).await,

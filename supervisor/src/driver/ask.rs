@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::launch::Wall;
 use crate::meters::Survey;
+use crate::utilisation::Sights;
 
 /// An installed release, for `releases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +95,11 @@ pub enum Ask {
     Edges {
         /// The answer.
         reply: oneshot::Sender<Survey>,
+    },
+    /// Who is to be looked at for what services use?
+    Utilisation {
+        /// The answer.
+        reply: oneshot::Sender<Sights>,
     },
     /// Take in what the host's files say.
     Update {

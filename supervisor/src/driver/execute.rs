@@ -8,12 +8,13 @@ use insula_contract::line::{ToService, UsedEdge};
 use insula_contract::route::{TARGETS, Target};
 use insula_core::event::{Action, Consumer, Event, Message};
 use insula_core::service::Goal;
-use insula_core::spec::Spin;
+use insula_core::spec::{ProfileSpec, Spin};
 
 use super::forms::Owner;
 use super::{Driver, End, because, log_io};
 use crate::memory::EdgePage;
 use crate::meters::{Meters, Survey};
+use crate::utilisation::Sights;
 
 /// A spin time as services read it.
 pub(super) fn spin_ns(spin: Spin) -> u64 {
@@ -199,6 +200,28 @@ impl Driver {
         survey
     }
 
+    /// Whom to look at for what services use.
+    pub(super) fn sights(&self) -> Sights {
+        let mut sights = Sights {
+            processes: Vec::new(),
+            stops: self.aside.stops(),
+        };
+        for service in self.core.services().values() {
+            for process in service.processes() {
+                let Some(pid) = process.pid else {
+                    continue;
+                };
+                let name = &service.spec_of(process).profile;
+                let group = self.groups.as_ref().map(|g| g.path(process.attempt));
+                let best_effort = self.profile(name).best_effort;
+                sights
+                    .processes
+                    .push((name.clone(), best_effort, pid, group));
+            }
+        }
+        sights
+    }
+
     /// Fills in where an edge's channels lie.
     pub(super) fn locate(&self, mut used: UsedEdge, consumer: &Consumer) -> UsedEdge {
         let parent = self.channels.parent(&used.provider, &consumer.directory());
@@ -213,7 +236,8 @@ impl Driver {
                 slot,
                 profile,
             } => {
-                let spin_ns = spin_ns(self.profile(&profile).spin);
+                let profile = self.profile(&profile);
+                let spin_ns = spin_ns(profile.spin);
                 let welcome = ToService::Welcome {
                     instance,
                     attempt,
@@ -221,9 +245,11 @@ impl Driver {
                     spin_ns,
                     steady_tsc: self.steady_tsc,
                 };
-                self.routes
-                    .read_only()
-                    .and_then(|routes| Ok((welcome, vec![routes, self.meters(attempt)?])))
+                self.routes.read_only().and_then(|routes| {
+                    let meters = self.meters(attempt)?;
+                    self.guard(attempt, &profile);
+                    Ok((welcome, vec![routes, meters]))
+                })
             }
             Message::Serve(mut served, provider, consumer) => {
                 let parent = self.channels.parent(&provider, &consumer.directory());
@@ -250,6 +276,23 @@ impl Driver {
                 }
             }
             Err(error) => tracing::warn!(%attempt, %error, "cannot say something on a line"),
+        }
+    }
+
+    /// Has others step aside for a process whose profile asks for it.
+    fn guard(&self, attempt: Attempt, profile: &ProfileSpec) {
+        if let (Some(bound), Some(meters)) = (profile.queue_delay, self.meters.get(&attempt)) {
+            let group = self.groups.as_ref().map(|groups| groups.path(attempt));
+            self.aside
+                .is_quick(attempt, meters.clone(), bound, group.as_deref());
+        }
+    }
+
+    /// Has a process step aside for others, if its profile is of that kind.
+    pub(super) fn let_yield(&self, attempt: Attempt, profile: &ProfileSpec) {
+        if let (true, Some(groups)) = (profile.best_effort, &self.groups) {
+            let told = self.aside.yields(attempt, groups.path(attempt));
+            log_io("have a best-effort service step aside", told);
         }
     }
 
@@ -287,6 +330,7 @@ impl Driver {
         });
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
         self.meters.remove(&attempt);
+        self.aside.forget(attempt);
         self.end_suspicion(attempt);
         log_io(
             "remove channels of an earlier daemon's clients",

@@ -31,6 +31,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::aside::Watch;
 use crate::cgroup::Groups;
 use crate::channel::Channels;
 use crate::config::{Applied, Profiles};
@@ -107,6 +108,8 @@ pub struct Driver {
     /// By attempt: of a service's process, or of a local client's edge.
     meters: BTreeMap<Attempt, Meters>,
     processes: BTreeMap<Attempt, ProcessHandle>,
+    /// Who steps aside, and for whom.
+    aside: Watch,
     /// Those that were found not to answer, and are watched.
     suspects: BTreeMap<Attempt, Suspect>,
     /// How many suspicions there were.
@@ -219,6 +222,7 @@ impl Driver {
             steady_tsc: insula_ipc::meters::has_steady_tsc(),
             meters: restore::meters(&found),
             processes: BTreeMap::new(),
+            aside: Watch::start().map_err(setup("start a thread"))?,
             suspects: BTreeMap::new(),
             suspicions: 0,
             lines,
@@ -469,6 +473,10 @@ impl Driver {
             }
             Ask::Edges { reply } => {
                 let _ = reply.send(self.survey());
+                Ok(())
+            }
+            Ask::Utilisation { reply } => {
+                let _ = reply.send(self.sights());
                 Ok(())
             }
             Ask::Update { dry_run, reply } => {

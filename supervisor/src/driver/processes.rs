@@ -34,6 +34,8 @@ use crate::watch;
 
 /// Environment variable: the release's version.
 const ENV_RELEASE: &str = "INSULA_RELEASE";
+/// `oom_score_adj` of best-effort services: half of the host's memory more than they have.
+const FIRST_TO_GO: &str = "500";
 /// How often a line that cannot be connected is tried again.
 const LINE_TRIES: u32 = 250;
 
@@ -217,7 +219,8 @@ impl Driver {
             watchdog: spec.watchdog.filter(|_| notify.is_some()),
             tied: false,
             uid,
-            cpus: cpus(profile.cpus),
+            cpus: cpus(profile.cpus.clone()),
+            idle: profile.best_effort,
             nice: None,
             limits: limits(&spec),
             access: self.walls.has_landlock().then(|| system_access().and(own)),
@@ -225,11 +228,16 @@ impl Driver {
             cgroup: group.as_ref().map(Group::descriptor),
         };
         let launched = crate::launch::spawn(&launch)?;
-        if self.sheltered {
+        let score = match (profile.best_effort, self.sheltered) {
+            (true, _) => Some(FIRST_TO_GO),
+            (false, true) => Some("0"),
+            (false, false) => None,
+        };
+        if let Some(score) = score {
             // For a moment it had the daemon's own value, and so has what it started in that time.
             super::log_io(
-                "let the kernel's out-of-memory killer see a service",
-                std::fs::write(format!("/proc/{}/oom_score_adj", launched.pid), "0"),
+                "tell the kernel's out-of-memory killer what to think of a service",
+                std::fs::write(format!("/proc/{}/oom_score_adj", launched.pid), score),
             );
         }
         let identity =
@@ -243,6 +251,7 @@ impl Driver {
             handle.tasks.push(self.await_line(attempt, line));
         }
         self.processes.insert(attempt, handle);
+        self.let_yield(attempt, &profile);
         self.ledger.store_process(attempt, &identity)?;
         Ok(launched.pid)
     }

@@ -258,6 +258,9 @@ impl Driver {
             let handle = self.watch(attempt, pidfd, native);
             let handle = handle.map_err(setup::<StartError>("watch an adopted process"))?;
             self.processes.insert(attempt, handle);
+            if let Some((_, spec)) = spec {
+                self.let_yield(attempt, &self.profile(&spec.profile));
+            }
         }
         let alive = stored.alive.clone();
         let left = self.lines.clear_but(|attempt| alive.contains_key(&attempt));

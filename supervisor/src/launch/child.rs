@@ -66,6 +66,8 @@ steps! {
     Closing => "close what it is not to inherit",
     /// Which CPUs.
     Cpus => "set the CPUs",
+    /// Only where nobody else wants the processor.
+    Policy => "enter the idle class",
     /// How nice.
     Nice => "set the nice value",
     /// Hard and soft limits.
@@ -113,6 +115,7 @@ pub(super) struct Parts {
     pub(super) tied: bool,
     pub(super) uid: Option<u32>,
     pub(super) cpus: Option<CpuMask>,
+    pub(super) idle: bool,
     pub(super) nice: Option<i32>,
     /// Resource and limit; the soft and the hard one are the same.
     pub(super) limits: Vec<(libc::c_int, u64)>,
@@ -283,6 +286,10 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     // What needs privilege comes before it is given up.
     if let Some(cpus) = &parts.cpus {
         step!(Cpus: libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr());
+    }
+    if parts.idle {
+        let parameters: libc::c_int = 0;
+        step!(Policy: libc::SYS_sched_setscheduler, 0, libc::SCHED_IDLE, &raw const parameters);
     }
     if let Some(nice) = parts.nice {
         step!(Nice: libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice);

@@ -67,6 +67,9 @@ pub struct Launch<'a> {
     pub uid: Option<u32>,
     /// The CPUs that it may use; empty leaves all that the daemon may use.
     pub cpus: Vec<usize>,
+    /// Whether it runs only where nobody else wants the processor (`SCHED_IDLE`); without
+    /// privilege it cannot leave that class.
+    pub idle: bool,
     /// Its nice value, -20 to 19; `None` keeps the daemon's.
     pub nice: Option<i32>,
     /// Hard and soft limits; cores are never dumped unless this says otherwise.
@@ -240,6 +243,7 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         tied: launch.tied,
         uid: launch.uid,
         cpus: cpu_mask(&launch.cpus)?,
+        idle: launch.idle,
         nice: launch.nice,
         limits,
         ruleset,

@@ -138,6 +138,7 @@ impl Recipe {
             tied: true,
             uid: self.uid,
             cpus: self.cpus.clone(),
+            idle: false,
             nice: None,
             limits: self.limits.clone(),
             access: self.access.clone(),
