@@ -14,6 +14,7 @@
 //! - [`aside`]: when best-effort work is stopped for others;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
+//! - [`placement`]: who gets which cores and which memory, and why not;
 //! - [`report`]: what `status` shows.
 
 mod agenda;
@@ -24,6 +25,7 @@ pub mod event;
 pub mod health;
 pub mod invariants;
 mod orders;
+pub mod placement;
 pub mod process;
 pub mod report;
 pub mod restart;
