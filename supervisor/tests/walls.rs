@@ -3,6 +3,8 @@
 //! The walled program is this test's own binary: run with [`ROLE`], `walled_child` tries what it is
 //! told to try and writes what came of it to its standard output.
 
+#![expect(unsafe_code, reason = "sockets by number, and ptrace")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::process::Command;
 use std::sync::{PoisonError, RwLock};
 
 use insula_supervisor::launch::{
-    Access, Launch, LaunchError, Launched, Network, Step, Walls, system_access,
+    Access, Calls, Launch, LaunchError, Launched, Network, Step, Walls, system_access,
 };
 use nix::sys::resource::Resource;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -70,6 +72,28 @@ fn walled_child() {
                 let pid = nix::unistd::Pid::from_raw(what.parse().unwrap());
                 nix::sys::signal::kill(pid, None).map_err(io::Error::from)
             }
+            "thread" => std::thread::spawn(|| ())
+                .join()
+                .map_err(|_| io::Error::other("it panicked")),
+            "socket" => socket(what),
+            "unshare" => nix::sched::unshare(nix::sched::CloneFlags::from_bits_retain(
+                what.parse().unwrap(),
+            ))
+            .map_err(io::Error::from),
+            "affinity" => {
+                let mut cpus = nix::sched::CpuSet::new();
+                cpus.set(what.parse().unwrap()).unwrap();
+                let itself = nix::unistd::Pid::from_raw(0);
+                nix::sched::sched_setaffinity(itself, &cpus).map_err(io::Error::from)
+            }
+            "trace" => {
+                let pid: i32 = what.parse().unwrap();
+                // SAFETY: with this request the last two arguments are integers of 0.
+                let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) };
+                nix::Error::result(seized)
+                    .map(drop)
+                    .map_err(io::Error::from)
+            }
             "close" => nix::unistd::close(what.parse::<i32>().unwrap()).map_err(io::Error::from),
             other => panic!("unknown action {other}"),
         };
@@ -79,6 +103,17 @@ fn walled_child() {
         };
         println!("\n=> {line}: {}", text.split(':').next().unwrap());
     }
+}
+
+/// Opens a socket of this family, type and protocol.
+fn socket(of: &str) -> io::Result<()> {
+    let of: Vec<i32> = of.split(',').map(|word| word.parse().unwrap()).collect();
+    // SAFETY: three integers.
+    let fd = unsafe { libc::socket(of[0], of[1], of[2]) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    nix::unistd::close(fd).map_err(io::Error::from)
 }
 
 /// A release with this test's binary, a data directory, and something that is nobody's.
@@ -138,6 +173,7 @@ impl Place {
             limits: vec![],
             access: None,
             network: Network::default(),
+            calls: None,
             cgroup: None,
         }
     }
@@ -147,6 +183,16 @@ impl Place {
         &self,
         uid: Option<u32>,
         network: Network,
+        tries: &[String],
+    ) -> BTreeMap<String, String> {
+        self.try_behind(uid, network, Calls::ForeignOnNetwork, tries)
+    }
+
+    fn try_behind(
+        &self,
+        uid: Option<u32>,
+        network: Network,
+        calls: Calls,
         tries: &[String],
     ) -> BTreeMap<String, String> {
         if let Some(uid) = uid {
@@ -162,6 +208,7 @@ impl Place {
         launch.uid = uid;
         launch.access = Some(self.access());
         launch.network = network;
+        launch.calls = Walls::probe().has_filters().then_some(calls);
         let status = end(&spawn(&launch).unwrap());
         let text = fs::read_to_string(self.path("output")).unwrap();
         assert!(
@@ -287,6 +334,67 @@ fn a_walled_process_uses_the_ports_of_its_manifest_and_signals_nobody() {
     let results = ["ok", "EACCES", "ok", "EPERM"];
     let expected: Vec<_> = tries.iter().cloned().zip(results).collect();
     expect(&place.try_all(uid, with(true), &tries), &expected);
+}
+
+#[test]
+fn a_walled_process_makes_the_calls_of_its_class_and_no_others() {
+    if !Walls::probe().has_filters() {
+        eprintln!("SKIPPED (needs seccomp): system calls behind a wall");
+        return;
+    }
+    let place = Place::new();
+    let uid = nix::unistd::geteuid().is_root().then_some(UID);
+    let mut launch = place.launch("/bin/sleep", &["1000"]);
+    launch.uid = uid;
+    let neighbour = Running(spawn(&launch).unwrap());
+    let sockets = [
+        (libc::AF_UNIX, libc::SOCK_DGRAM, 0),
+        (libc::AF_INET, libc::SOCK_STREAM, 0),
+        (libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+        (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
+        (libc::AF_NETLINK, libc::SOCK_RAW, 0),
+        (libc::AF_PACKET, libc::SOCK_DGRAM, 0),
+        (libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+    ]
+    .map(|(family, kind, protocol)| format!("socket {family},{kind},{protocol}"));
+    let family = "EAFNOSUPPORT";
+    let rows = [
+        (Calls::Native, ["EPERM"; 8]),
+        (
+            Calls::Foreign,
+            ["ok", family, family, family, family, family, family, family],
+        ),
+        (
+            Calls::ForeignOnNetwork,
+            [
+                "ok",
+                "ok",
+                "ok",
+                "EPROTONOSUPPORT",
+                "ESOCKTNOSUPPORT",
+                family,
+                family,
+                family,
+            ],
+        ),
+    ];
+    for (calls, results) in rows {
+        let mut expected: Vec<_> = sockets.iter().cloned().zip(results).collect();
+        expected.extend([
+            ("thread one".to_owned(), "ok"),
+            (format!("unshare {}", libc::CLONE_NEWUSER), "EPERM"),
+            (format!("unshare {}", libc::CLONE_FS), "ok"),
+            ("affinity 0".to_owned(), "EPERM"),
+            (format!("trace {}", neighbour.0.pid), "EPERM"),
+        ]);
+        let tries: Vec<_> = expected.iter().map(|(action, _)| action.clone()).collect();
+        let network = Network {
+            connect: calls == Calls::ForeignOnNetwork,
+            ..Network::default()
+        };
+        expect(&place.try_behind(uid, network, calls, &tries), &expected);
+    }
 }
 
 #[test]

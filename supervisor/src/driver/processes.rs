@@ -25,7 +25,9 @@ use super::execute::LINE_RETRY;
 use super::{Driver, News};
 use crate::cgroup::Group;
 use crate::foreign::notify::NotifySocket;
-use crate::launch::{Access, Launch, LaunchError, Network, programs_of_the_host, system_access};
+use crate::launch::{
+    Access, Calls, Launch, LaunchError, Network, programs_of_the_host, system_access,
+};
 use crate::ledger::Identity;
 use crate::line::{Line, LineError};
 use crate::paths::Paths;
@@ -225,6 +227,7 @@ impl Driver {
             limits: limits(&spec),
             access: self.walls.has_landlock().then(|| system_access().and(own)),
             network: network(&spec),
+            calls: self.walls.has_filters().then(|| calls(&spec)),
             cgroup: group.as_ref().map(Group::descriptor),
         };
         let launched = crate::launch::spawn(&launch)?;
@@ -324,6 +327,7 @@ impl Driver {
             limits: limits(spec),
             access: self.walls.has_landlock().then(|| system_access().and(own)),
             network: network(spec),
+            calls: self.walls.has_filters().then(|| calls(spec)),
             group: group.transpose().map_err(prepare("open its cgroup"))?,
         })
     }
@@ -338,6 +342,14 @@ fn cpus(cpus: Cpus) -> Vec<usize> {
 
 fn limits(spec: &ServiceSpec) -> Vec<(Resource, u64)> {
     vec![(Resource::RLIMIT_NOFILE, spec.limits.open_files)]
+}
+
+fn calls(spec: &ServiceSpec) -> Calls {
+    let native = match spec.kind {
+        Kind::Native => true,
+        Kind::Task | Kind::Foreign(_) => false,
+    };
+    Calls::of(native, spec.network != spec::Network::None)
 }
 
 fn network(spec: &ServiceSpec) -> Network {

@@ -18,6 +18,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::calls::Filter;
+
 /// Descriptors from here on are never the goal of a `dup3` in the child.
 pub(super) const FIRST_FREE: RawFd = 10;
 /// Words of 64 CPUs in a set: as many as the kernel can be built for.
@@ -92,6 +94,8 @@ steps! {
     Landlock => "enforce its Landlock rules",
     /// No signal is blocked.
     Mask => "unblock the signals",
+    /// The system call wall.
+    Filter => "filter its system calls",
     /// The program.
     Exec => "run the program",
 }
@@ -120,6 +124,7 @@ pub(super) struct Parts {
     /// Resource and limit; the soft and the hard one are the same.
     pub(super) limits: Vec<(libc::c_int, u64)>,
     pub(super) ruleset: Option<OwnedFd>,
+    pub(super) filter: Option<Filter>,
     pub(super) cgroup: Option<RawFd>,
     pub(super) reporter: OwnedFd,
 }
@@ -335,6 +340,14 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     step!(
         Mask: libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const unblocked, 0, SIGSET_SIZE
     );
+    if let Some(filter) = parts.filter {
+        // The last but one: every filter lets a program be run, and a failure be told.
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_ptr().cast_mut(),
+        };
+        step!(Filter: libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program);
+    }
     let (argv, envp) = (prepared.argv.as_ptr(), prepared.envp.as_ptr());
     step!(Exec: libc::SYS_execve, parts.executable.as_ptr(), argv, envp);
     // A successful exec does not return.

@@ -11,15 +11,17 @@
 //! that a wall needs memory or locks for is made before the clone: between clone and exec the child
 //! allocates nothing and calls the kernel only (see `child`).
 //!
-//! What it deliberately does not do: mounts, PID and network namespaces, and seccomp.
+//! What it deliberately does not do: mounts, PID and network namespaces.
 
 #![expect(
     unsafe_code,
     reason = "fcntl gives a copied descriptor as a bare number"
 )]
 
+mod calls;
 mod child;
 mod clone;
+mod filter;
 mod rules;
 mod walls;
 
@@ -34,6 +36,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::Resource;
 use thiserror::Error;
 
+pub use calls::Calls;
 pub use child::Step;
 pub use rules::{Access, Network, RulesError, programs_of_the_host, system_access};
 pub use walls::{Isolation, Wall, Walls};
@@ -78,6 +81,8 @@ pub struct Launch<'a> {
     pub access: Option<Access>,
     /// What of TCP it may use; counts only with `access`.
     pub network: Network,
+    /// Which system calls it may make; `None` filters none.
+    pub calls: Option<Calls>,
     /// The cgroup v2 directory that it is born in.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
@@ -247,6 +252,7 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         nice: launch.nice,
         limits,
         ruleset,
+        filter: launch.calls.and_then(Calls::filter),
         cgroup: launch.cgroup.map(|fd| fd.as_raw_fd()),
         reporter: above(reporter.as_fd()).map_err(failed("the error pipe"))?,
     }))

@@ -4,7 +4,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "asks the kernel for Landlock's version and a pidfd's status"
+    reason = "asks the kernel for Landlock's version, seccomp's actions and a pidfd's status"
 )]
 
 use std::fs;
@@ -45,6 +45,7 @@ const ENFORCED: usize = 6;
 pub struct Walls {
     root: bool,
     landlock: i32,
+    filters: bool,
     cgroup: Result<PathBuf, String>,
     pidfd_inodes: bool,
     exits_of_strangers: bool,
@@ -58,6 +59,7 @@ impl Walls {
             isolation: Isolation::Full,
             root: nix::unistd::geteuid().is_root(),
             landlock: landlock_version(),
+            filters: has_filters(),
             cgroup: own_cgroup(),
             pidfd_inodes: has_pidfd_inodes(),
             exits_of_strangers: keeps_exits(),
@@ -77,6 +79,11 @@ impl Walls {
     /// Whether the kernel enforces Landlock rules at all.
     pub fn has_landlock(&self) -> bool {
         self.landlock > 0 && self.isolation == Isolation::Full
+    }
+
+    /// Whether the system calls of services are filtered.
+    pub fn has_filters(&self) -> bool {
+        self.filters && self.isolation == Isolation::Full
     }
 
     /// The cgroup v2 directory below which processes can be born in a directory of their own.
@@ -158,9 +165,13 @@ impl Walls {
             ),
             wall(
                 "system-calls",
-                false,
-                String::new(),
-                "no seccomp filter: every system call that the user id may make is open to a \
+                self.filters,
+                "a service makes no system call that reaches other processes, namespaces, other \
+                 CPUs or parts of the kernel that it has no use for, and only the sockets of its \
+                 manifest"
+                    .into(),
+                "this kernel filters no system calls (seccomp), or is of an architecture whose \
+                 calls were not looked at: every call that the user id may make is open to a \
                  service"
                     .into(),
             ),
@@ -192,6 +203,21 @@ fn landlock_version() -> i32 {
     let version =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
     i32::try_from(version).unwrap_or(0).max(0)
+}
+
+/// Whether the kernel takes filters of system calls that can do all that ours do.
+fn has_filters() -> bool {
+    let kill = libc::SECCOMP_RET_KILL_PROCESS;
+    // SAFETY: the last argument points to the action that is asked about.
+    let told = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL,
+            0,
+            &raw const kill,
+        )
+    };
+    told == 0 && super::Calls::Native.filter().is_some()
 }
 
 /// Our own cgroup v2 directory, if directories can be made in it.

@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::Receiver;
 
 use crate::cgroup::Group;
 use crate::driver::because;
-use crate::launch::{Access, Launch, LaunchError, Network, spawn};
+use crate::launch::{Access, Calls, Launch, LaunchError, Network, spawn};
 use crate::watch;
 
 /// Characters of its output that are kept for people.
@@ -41,6 +41,7 @@ pub(crate) struct Recipe {
     pub(crate) limits: Vec<(Resource, u64)>,
     pub(crate) access: Option<Access>,
     pub(crate) network: Network,
+    pub(crate) calls: Option<Calls>,
     pub(crate) group: Option<Group>,
 }
 
@@ -143,6 +144,7 @@ impl Recipe {
             limits: self.limits.clone(),
             access: self.access.clone(),
             network: self.network.clone(),
+            calls: self.calls,
             cgroup: self.group.as_ref().map(Group::descriptor),
         })?;
         let running = Running {
@@ -187,6 +189,7 @@ mod tests {
             limits: Vec::new(),
             access: None,
             network: Network::default(),
+            calls: None,
             group: None,
         }
     }
