@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,8 @@ use crate::control::{self, Api};
 use crate::driver::{Driver, DriverError, End, Wish, setup};
 use crate::launch::Isolation;
 use crate::paths::Paths;
-use crate::systemd::handed::{CONTROL, Handed};
+use crate::successor;
+use crate::systemd::handed::{CONTROL, Handed, LOCK, OWN_CONTROL};
 use crate::systemd::job::{self, Job};
 use crate::systemd::payload;
 
@@ -45,10 +48,31 @@ pub fn main(paths: Paths, isolation: Isolation) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(paths, isolation, handed)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = runtime.block_on(run(paths, isolation, handed));
+    // No task and no thread of it is left, and nothing that they had open.
+    drop(runtime);
+    match ended {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(Handover { program, handed })) => fail(&successor::exec(&program, handed)),
         Err(error) => fail(&error),
     }
+}
+
+/// Says whether this program could take over from the daemon that runs.
+pub fn check(paths: &Paths) -> ExitCode {
+    let checked = successor::check(paths);
+    println!("{}", serde_json::to_string(&checked).unwrap_or_default());
+    if checked.problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Who takes over, with what.
+struct Handover {
+    program: PathBuf,
+    handed: Vec<(&'static str, OwnedFd)>,
 }
 
 /// Holds the cgroup of the services until it is told to end.
@@ -69,18 +93,35 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(paths: Paths, isolation: Isolation, mut handed: Handed) -> Result<(), DriverError> {
+async fn run(
+    paths: Paths,
+    isolation: Isolation,
+    mut handed: Handed,
+) -> Result<Option<Handover>, DriverError> {
     paths
         .create()
         .map_err(setup("make the daemon's directories"))?;
-    let _only = only_one(&paths).map_err(setup("lock the run directory"))?;
+    let lock = match handed.next(LOCK) {
+        // An earlier program of this process had it.
+        Some(lock) => lock,
+        None => {
+            let lock = only_one(&paths).map_err(setup("lock the run directory"))?;
+            let copy = lock.as_fd().try_clone_to_owned();
+            // Its drop would unlock all copies; now the end of the last one does.
+            std::mem::forget(lock);
+            copy.map_err(setup("keep the lock"))?
+        }
+    };
     let logs = paths.log().to_owned();
     let socket = paths.run().join(control::SOCKET);
-    let (listener, own) = match handed.next(CONTROL) {
-        Some(listener) => (control::take_over(listener), false),
-        None => (control::bind(paths.run()), true),
+    let (listener, own) = match (handed.next(CONTROL), handed.next(OWN_CONTROL)) {
+        (Some(listener), _) => (control::take_over(listener), false),
+        (None, Some(listener)) => (control::take_over(listener), true),
+        (None, None) => (control::bind(paths.run()), true),
     };
     let listener = listener.map_err(setup("open the control socket"))?;
+    let kept = listener.as_fd().try_clone_to_owned();
+    let kept = kept.map_err(setup("keep the control socket"))?;
     let driver = Driver::open(paths, isolation)?;
     for wall in driver.walls().report().iter().filter(|wall| !wall.holds) {
         tracing::warn!("not enforced here: {}: {}", wall.name, wall.text);
@@ -112,11 +153,25 @@ async fn run(paths: Paths, isolation: Isolation, mut handed: Handed) -> Result<(
     // Whoever waited for the shutdown hears of it before the socket closes.
     tokio::time::sleep(Duration::from_millis(50)).await;
     api.abort();
-    if own && !matches!(ended, Ok(End::Left)) {
-        // Nobody answers there any more.
-        let _ = std::fs::remove_file(socket);
+    lines.close().await;
+    match ended? {
+        End::Stopped => {
+            if own {
+                // Nobody answers there any more.
+                let _ = std::fs::remove_file(socket);
+            }
+            Ok(None)
+        }
+        End::Left => Ok(None),
+        End::Succeeded(program) => {
+            tracing::info!("{} takes over", program.display());
+            let name = if own { OWN_CONTROL } else { CONTROL };
+            Ok(Some(Handover {
+                program,
+                handed: vec![(name, kept), (LOCK, lock)],
+            }))
+        }
     }
-    ended.map(drop)
 }
 
 /// What a signal asks for.

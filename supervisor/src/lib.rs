@@ -20,6 +20,7 @@ pub mod paths;
 mod probe;
 pub mod release;
 mod removal;
+pub mod successor;
 pub mod systemd;
 pub mod utilisation;
 pub mod watch;

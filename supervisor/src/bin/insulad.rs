@@ -21,6 +21,10 @@ struct Args {
     /// Only hold the cgroup that services are born in, as insula-payload.service does.
     #[arg(long)]
     hold_payload: bool,
+    /// Only say, as JSON, whether this program could take over from the daemon that runs; changes
+    /// nothing.
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
@@ -28,6 +32,9 @@ fn main() -> ExitCode {
     let paths = Paths::new(args.root);
     if args.hold_payload {
         return insula_supervisor::daemon::hold_payload(&paths);
+    }
+    if args.check {
+        return insula_supervisor::daemon::check(&paths);
     }
     insula_supervisor::daemon::main(paths, args.isolation)
 }

@@ -23,6 +23,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use insula_contract::id::ServiceName;
 use insula_core::event::{Done, Order, Refusal, RefusalKind};
+use insula_core::time::Time;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -31,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::driver::ask::Ask;
 use crate::meters::{self, Reading};
 use crate::output::Lines;
+use crate::successor;
 pub use orders::{OrderedVerb, OrdersRequest, Told};
 
 /// The socket's name in the run directory.
@@ -61,12 +63,19 @@ pub struct Api {
     asks: mpsc::Sender<Ask>,
     logs: PathBuf,
     lines: Lines,
+    began: Time,
 }
 
 impl Api {
     /// An API that asks the driver through `asks` and finds the output `lines` below `logs`.
     pub(crate) fn new(asks: mpsc::Sender<Ask>, logs: PathBuf, lines: Lines) -> Self {
-        Self { asks, logs, lines }
+        let began = crate::driver::now();
+        Self {
+            asks,
+            logs,
+            lines,
+            began,
+        }
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Answer> {
@@ -162,6 +171,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/install", post(install))
         .route("/v1/update", post(update))
         .route("/v1/shutdown", post(shutdown))
+        .route("/v1/daemon/upgrade", post(succeed))
         .route("/v1/orders", post(orders::orders))
         .route("/v1/services/{name}/logs", get(logs::logs))
         .route("/v1/services/{name}/{verb}", post(order))
@@ -201,10 +211,13 @@ pub struct VersionReport {
     pub api: u32,
     /// Its process id.
     pub pid: u32,
+    /// When it began, in nanoseconds of `CLOCK_BOOTTIME`: another number is another daemon.
+    pub began_ns: u64,
 }
 
-async fn version() -> Json<VersionReport> {
+async fn version(State(api): State<Api>) -> Json<VersionReport> {
     Json(VersionReport {
+        began_ns: api.began.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         api: API,
         pid: std::process::id(),
@@ -277,6 +290,61 @@ async fn shutdown(State(api): State<Api>) -> Answer {
     match api.ask(|reply| Ask::Shutdown { reply }).await {
         Ok(result) => result.into(),
         Err(answer) => answer,
+    }
+}
+
+/// What an upgrade of the daemon may say.
+#[derive(Debug, Default, Deserialize)]
+struct SucceedDetails {
+    program: Option<PathBuf>,
+}
+
+/// Why another program does not take over, or which version of it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Succession {
+    /// This version does, in a moment.
+    Begins {
+        /// Which.
+        version: String,
+    },
+    /// It does not; nothing changed.
+    Refused {
+        /// All that speaks against it.
+        problems: Vec<String>,
+    },
+}
+
+async fn succeed(State(api): State<Api>, Query(details): Query<SucceedDetails>) -> Response {
+    let refuse = |problems| {
+        let refused = Succession::Refused { problems };
+        (StatusCode::CONFLICT, Json(refused)).into_response()
+    };
+    let asked = tokio::task::spawn_blocking(move || {
+        let program = successor::program(details.program)
+            .map_err(|error| format!("the daemon's own program is not found: {error}"))?;
+        let checked = successor::ask(&program)?;
+        Ok::<_, String>((program, checked))
+    });
+    let (program, checked) = match asked.await {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(problem)) => return refuse(vec![problem]),
+        Err(_) => return Answer::ending().into_response(),
+    };
+    if !checked.problems.is_empty() {
+        let of_it = |problem| format!("{} {}: {problem}", program.display(), checked.version);
+        return refuse(checked.problems.iter().map(of_it).collect());
+    }
+    match api.ask(|reply| Ask::Succeed { program, reply }).await {
+        Ok(Ok(())) => Json(Succession::Begins {
+            version: checked.version,
+        })
+        .into_response(),
+        Ok(Err(refusal)) => {
+            let hint = refusal.hint.map(|hint| format!("; {hint}"));
+            refuse(vec![refusal.text + &hint.unwrap_or_default()])
+        }
+        Err(answer) => answer.into_response(),
     }
 }
 

@@ -8,6 +8,7 @@
 mod call;
 mod client;
 mod complete;
+mod daemon;
 mod edges;
 mod install;
 mod logs;
@@ -224,6 +225,9 @@ enum Verb {
     Doctor,
     /// Install, remove or print the units that run the daemon under systemd.
     Systemd(systemd::SystemdArgs),
+    /// What concerns the daemon itself.
+    #[command(subcommand)]
+    Daemon(daemon::DaemonVerb),
     /// Stop all services in order, then the daemon.
     Shutdown,
     /// Call a method of a contract, as an ordinary program; or list contracts, methods, types.
@@ -305,6 +309,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         // With a path: done before.
         Verb::Check { .. } => update::check_host(&client).await,
         Verb::Doctor => status::doctor(&client).await,
+        Verb::Daemon(verb) => daemon::run(&client, &verb).await,
         Verb::Shutdown => orders::shutdown(&client).await,
         // Done before.
         Verb::Call(_) | Verb::Systemd(_) | Verb::Completions { .. } => Ok(Exit::Done),

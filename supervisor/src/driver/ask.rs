@@ -101,6 +101,13 @@ pub enum Ask {
         /// The answer.
         reply: oneshot::Sender<Sights>,
     },
+    /// Leave the services to this program, which was asked whether it understands them.
+    Succeed {
+        /// The program.
+        program: std::path::PathBuf,
+        /// Whether the loop ends for it.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
     /// Take in what the host's files say.
     Update {
         /// Only say what would be done.

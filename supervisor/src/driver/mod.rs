@@ -17,12 +17,13 @@ pub mod update;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use insula_contract::id::{Attempt, ContractId};
 use insula_contract::schema::Schema;
 use insula_core::core::{Core, Decision, Settings};
-use insula_core::event::{ClientId, Done, Event, Refusal, RequestId};
+use insula_core::event::{ClientId, Done, Event, Refusal, RefusalKind, RequestId};
 use insula_core::report::{self, State};
 use insula_core::spec::ProfileSpec;
 use insula_core::time::Time;
@@ -146,12 +147,14 @@ pub enum Wish {
 }
 
 /// How the loop ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// Everything is down.
     Stopped,
     /// The services go on.
     Left,
+    /// So they do, and this program is to take over.
+    Succeeded(PathBuf),
 }
 
 /// What the waiting tasks tell the loop.
@@ -268,7 +271,7 @@ impl Driver {
         self.unit.ready();
         let end = loop {
             self.settle()?;
-            if let Some(end) = self.ended {
+            if let Some(end) = self.ended.take() {
                 break end;
             }
             let core = &self.core;
@@ -292,10 +295,13 @@ impl Driver {
             }
         };
         arrivals.abort();
-        self.unit.stopping();
         match end {
-            End::Stopped => self.leave(),
-            End::Left => {}
+            End::Stopped => {
+                self.unit.stopping();
+                self.leave();
+            }
+            End::Left => self.unit.stopping(),
+            End::Succeeded(_) => {}
         }
         Ok(end)
     }
@@ -475,6 +481,17 @@ impl Driver {
                 let _ = reply.send(self.survey());
                 Ok(())
             }
+            Ask::Succeed { program, reply } => {
+                let answer = match self.under_way() {
+                    Some(refusal) => Err(refusal),
+                    None => {
+                        self.ended = Some(End::Succeeded(program));
+                        Ok(())
+                    }
+                };
+                let _ = reply.send(answer);
+                Ok(())
+            }
             Ask::Utilisation { reply } => {
                 let _ = reply.send(self.sights());
                 Ok(())
@@ -525,6 +542,26 @@ impl Driver {
             .get(name)
             .unwrap_or_else(|| self.profiles.fallback())
             .clone()
+    }
+
+    /// What a person waits for, and would not hear the end of from another daemon.
+    fn under_way(&self) -> Option<Refusal> {
+        let rolling = self
+            .core
+            .services()
+            .values()
+            .find(|service| service.rollout.is_some());
+        let text = match rolling {
+            Some(service) => format!("{} is being replaced", service.name),
+            None if !self.orders.is_empty() => "orders are not carried out yet".to_owned(),
+            None => return None,
+        };
+        Some(Refusal {
+            kind: RefusalKind::Busy,
+            text,
+            serving: None,
+            hint: Some("try again when that is done".to_owned()),
+        })
     }
 
     /// Leaves nothing mounted or lying about.

@@ -18,7 +18,7 @@ use super::{Driver, DriverError, now, setup};
 use crate::config::{Applied, Facts, HostFiles, Installed, Profiles, Subject, Wanted};
 
 /// Where what holds is kept, below the directory of the ledger.
-pub(super) const APPLIED: &str = "applied.json";
+pub(crate) const APPLIED: &str = "applied.json";
 
 /// What is done about a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -85,6 +85,31 @@ impl Book {
         Ok(Self { env, entries })
     }
 
+    /// Opens one that is there, to look at it beside the daemon that writes it.
+    fn open_to_read(directory: &Path) -> Result<Self, LedgerError> {
+        let mut options = EnvOpenOptions::new();
+        options.map_size(MAP_SIZE).max_dbs(1).max_readers(16);
+        #[expect(
+            unsafe_code,
+            reason = "heed cannot know that nobody else changes the file"
+        )]
+        // SAFETY: the directory is the daemon's own (0700), no other environment of this process
+        // is open on it, and LMDB's lock file lets other processes read.
+        let env = unsafe {
+            options.flags(EnvFlags::READ_ONLY);
+            options.open(directory)?
+        };
+        let entries = env
+            .open_databases_and_commit(env.read_txn()?, |opener, txn| {
+                // The unnamed one is always there.
+                opener
+                    .open_database(txn, None)
+                    .map(|entries| CommitOrAbort::<_, ()>::Commit(entries.expect("it is there")))
+            })?
+            .unwrap_commit();
+        Ok(Self { env, entries })
+    }
+
     fn put<T: Serialize>(
         &self,
         txn: &mut RwTxn<'_>,
@@ -135,6 +160,32 @@ fn key(record: &Record) -> String {
             service, contract, ..
         } => format!("route/{service}/{contract}"),
     }
+}
+
+/// Looks whether this version understands what is stored, beside the daemon that stores it.
+///
+/// # Errors
+/// It does not, or it cannot be read.
+pub fn check(paths: &Paths) -> Result<(), LedgerError> {
+    let boot = boot_id().map_err(LedgerError::BootId)?;
+    let run = paths.run().join("state").join(boot);
+    let durable = paths.lib().join("ledger");
+    if !durable.exists() || !run.exists() {
+        // Nothing is stored yet.
+        return Ok(());
+    }
+    let ledger = Ledger {
+        durable: Book::open_to_read(&durable)?,
+        run: Book::open_to_read(&run)?,
+        new_boot: false,
+    };
+    ledger.records()?;
+    ledger.processes()?;
+    let txn = ledger.durable.env.read_txn()?;
+    if let Some(value) = ledger.durable.entries.get(&txn, b"runs")? {
+        decode::<u32>(b"runs", value)?;
+    }
+    Ok(())
 }
 
 /// Both ledgers.

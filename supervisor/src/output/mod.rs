@@ -173,6 +173,14 @@ impl Lines {
         let _ = tokio::time::timeout(SETTLE_MAX, told).await;
     }
 
+    /// Writes what was read, and leaves in the pipes what comes from now on.
+    pub(crate) async fn close(&self) {
+        let (done, told) = oneshot::channel();
+        self.inbox.close(done);
+        // A stuck disk is said in the daemon's log.
+        let _ = tokio::time::timeout(SETTLE_MAX, told).await;
+    }
+
     /// Where the files of a service's instance lie.
     pub(crate) fn directory(logs: &Path, instance: &Instance) -> PathBuf {
         logs.join(format!("{}-{}", instance.service, instance.index))

@@ -142,6 +142,15 @@ impl Inbox {
         self.shared.wake();
     }
 
+    /// Reads what there is, with lines that have no end yet, and reads nothing any more.
+    pub(super) fn close(&self, done: oneshot::Sender<()>) {
+        self.shared.change(|news| {
+            news.settle.push(done);
+            news.closed = true;
+        });
+        self.shared.wake();
+    }
+
     /// Has pipes looked at that may have ended before they were added.
     pub(super) fn look(&self) {
         self.shared.wake();
@@ -187,6 +196,11 @@ impl Reader {
                 let (settle, closed) = self.take_news();
                 if closed || !settle.is_empty() {
                     self.catch_up();
+                }
+                if closed {
+                    for source in self.sources.values_mut() {
+                        source.take(None, None, &self.queue);
+                    }
                 }
                 for done in settle {
                     self.queue.settle(done);

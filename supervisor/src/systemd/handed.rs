@@ -12,10 +12,14 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The number of the first one.
-const FIRST: RawFd = 3;
+pub const FIRST: RawFd = 3;
 
 /// Name of the control socket that systemd keeps.
 pub const CONTROL: &str = "control";
+/// Name of the control socket that an earlier program of this process opened.
+pub const OWN_CONTROL: &str = "own-control";
+/// Name of the lock that says that this is the only daemon.
+pub const LOCK: &str = "lock";
 
 /// What was handed over, by name, in its order.
 #[derive(Debug, Default)]
