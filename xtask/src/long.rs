@@ -37,6 +37,11 @@ pub(crate) fn stress(minutes: u64) -> ExitCode {
     exit(models && senders)
 }
 
+/// What a service can do to others, in a table.
+pub(crate) fn attacks() -> ExitCode {
+    exit(run("insula-supervisor", &["--test", "attacks"], &[]))
+}
+
 /// Everything that is decoded from a peer, for so many minutes in all.
 pub(crate) fn fuzz(minutes: u64) -> ExitCode {
     // Eight of the tests look for as long as they are told, one after the other.

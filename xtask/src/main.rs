@@ -27,6 +27,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Attacks neighbours and the host from within a service, with the walls and without, and prints
+    /// what came of each attack.
+    Attacks,
     /// Kills the daemon and services of a host under load at random moments, and checks that nothing
     /// is lost, doubled, orphaned or forgotten.
     Chaos {
@@ -120,6 +123,7 @@ fn target() -> PathBuf {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Attacks => long::attacks(),
         Command::Chaos { kills, seed } => long::chaos(kills, seed),
         Command::Demo {
             records,

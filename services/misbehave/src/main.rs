@@ -3,6 +3,7 @@
 //! It prints a line per attempt, `PATH VERB: done` or `PATH VERB: refused (reason)`, and then
 //! waits to be stopped like any other service.
 
+mod attack;
 mod forms;
 mod guest;
 mod stuck;
@@ -33,6 +34,15 @@ enum What {
     Look {
         /// What to try.
         paths: Vec<PathBuf>,
+    },
+    /// Attack the neighbours and the host, and leave a table of what came of it in the file `attacks`
+    /// of the working directory.
+    Attack {
+        /// Only this one, in this process, and print what came of it.
+        #[arg(long, requires = "root")]
+        only: Option<String>,
+        #[command(flatten)]
+        target: attack::Target,
     },
     /// End at once with this code.
     Exit {
@@ -87,11 +97,29 @@ fn main() -> ExitCode {
         What::Notify => return guest::notify(),
         What::Use { form } => return forms::consume(*form),
         What::Guest { notify, words } => return guest::run(*notify, words),
-        What::Look { .. } => {}
+        What::Attack { only, target } if args.alone => {
+            let done = match only {
+                Some(name) => attack::one(name, target),
+                None => attack::every(target).map(|table| print!("{table}")),
+            };
+            return match done {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
+        What::Look { .. } | What::Attack { .. } => {}
     }
     Service::new().run(|context| {
         if let What::Look { paths } = &args.what {
             look(paths);
+        }
+        if let What::Attack { target, .. } = &args.what {
+            let table = attack::every(target)?;
+            fs::write("attacks.new", table)?;
+            fs::rename("attacks.new", "attacks")?;
         }
         context.runtime().ready();
         context.runtime().wait_for_stop();

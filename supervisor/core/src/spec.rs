@@ -216,11 +216,23 @@ pub struct HostUser {
 pub struct Limits {
     /// Descriptors that it may have open.
     pub open_files: u64,
+    /// Processes and threads of its user, of all instances together; counts only where each service
+    /// has a user of its own.
+    pub processes: u64,
+    /// Bytes of any one file that it writes.
+    pub file_size: Option<u64>,
+    /// Bytes of memory that it may keep from being swapped.
+    pub locked_memory: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { open_files: 4096 }
+        Self {
+            open_files: 4096,
+            processes: 4096,
+            file_size: None,
+            locked_memory: 8 << 20,
+        }
     }
 }
 

@@ -47,7 +47,8 @@ pub(super) fn read(output: &Section<'_>, was: OutputSpec) -> Option<OutputSpec> 
     })
 }
 
-fn size(value: &Value<'_>, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+/// A size within limits, as text with its unit.
+pub(super) fn size(value: &Value<'_>, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
     let text = value.text()?;
     match units::size(&text) {
         Some(size) if range.contains(&size) => Some(size),

@@ -23,6 +23,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3_600);
 const SOCKETS_MAX: usize = 6;
 /// The most descriptors of a process, as the kernel's own ceiling (`fs.nr_open`) usually is.
 const OPEN_FILES_MAX: i64 = 1 << 20;
+const PROCESSES_MAX: i64 = 1 << 22;
+/// Smallest and largest limit of a file.
+const FILE_SIZE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
 
 /// What the table `run` says.
 #[derive(Debug, Clone)]
@@ -456,7 +459,22 @@ fn read_limits(limits: &Section<'_>, default: Limits) -> Option<Limits> {
     let open_files = limits.optional("open-files", default.open_files, |value| {
         u64::try_from(value.integer(64..=OPEN_FILES_MAX)?).ok()
     });
+    let processes = limits.optional("processes", default.processes, |value| {
+        u64::try_from(value.integer(16..=PROCESSES_MAX)?).ok()
+    });
+    let file_size = limits.optional("file-size", default.file_size, |value| {
+        if value.is("off") {
+            return Some(None);
+        }
+        super::output::size(value, FILE_SIZE).map(Some)
+    });
+    let locked_memory = limits.optional("locked-memory", default.locked_memory, |value| {
+        super::output::size(value, 0..=FILE_SIZE.end() - 1)
+    });
     Some(Limits {
         open_files: open_files?,
+        processes: processes?,
+        file_size: file_size?,
+        locked_memory: locked_memory?,
     })
 }

@@ -100,6 +100,9 @@ listen = [18080]
 LANG = "C"
 [run.limits]
 open-files = 512
+processes = 64
+file-size = "1GiB"
+locked-memory = "0B"
 [provides."kv@1"]
 allow = ["root", "uid:1000", "gid:7", "*"]
 [provides."kv@1".limits]
@@ -144,7 +147,12 @@ size-max = "4GiB"
         network: Network::Loopback,
         listen: vec![18_080],
         environment: BTreeMap::from([("LANG".to_owned(), "C".to_owned())]),
-        limits: Limits { open_files: 512 },
+        limits: Limits {
+            open_files: 512,
+            processes: 64,
+            file_size: Some(1 << 30),
+            locked_memory: 0,
+        },
         output: Default::default(),
         provides: BTreeMap::from([
             (
@@ -255,7 +263,7 @@ kv/service.toml:16:15: run.environment.INSULA_DATA: variables that begin with IN
 kv/service.toml:17:9: run.environment."a b": not the name of a variable: letters, digits and `_`
 kv/service.toml:19:14: run.limits.open-files: 1 is not between 64 and 1048576
 kv/service.toml:20:1: run.limits.memory: unknown key
-  hint: known here: open-files
+  hint: known here: open-files, processes, file-size, locked-memory
 kv/service.toml:21:11: provides.kv: `kv` is not a contract with its major version, like `kv@1`
 kv/service.toml:22:10: provides.kv.allow[0]: `me` names nobody
   hint: write `root`, `uid:1000`, `user:name`, `gid:100`, `group:name`, or `*` for everybody

@@ -14,7 +14,7 @@ use insula_contract::line::{
 };
 use insula_core::event::Event;
 use insula_core::spec::{self, Cpus, Kind, Readiness, ServiceSpec};
-use nix::sys::resource::Resource;
+use nix::sys::resource::{Resource, getrlimit};
 use semver::Version;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
@@ -224,7 +224,7 @@ impl Driver {
             cpus: cpus(profile.cpus.clone()),
             idle: profile.best_effort,
             nice: None,
-            limits: limits(&spec),
+            limits: limits(&spec, self.walls.has_own_uids()),
             access: self.walls.has_landlock().then(|| system_access().and(own)),
             network: network(&spec),
             calls: self.walls.has_filters().then(|| calls(&spec)),
@@ -324,7 +324,7 @@ impl Driver {
             directory: data,
             uid: service.uid,
             cpus: cpus(self.profile(&spec.profile).cpus),
-            limits: limits(spec),
+            limits: limits(spec, self.walls.has_own_uids()),
             access: self.walls.has_landlock().then(|| system_access().and(own)),
             network: network(spec),
             calls: self.walls.has_filters().then(|| calls(spec)),
@@ -340,8 +340,24 @@ fn cpus(cpus: Cpus) -> Vec<usize> {
     }
 }
 
-fn limits(spec: &ServiceSpec) -> Vec<(Resource, u64)> {
-    vec![(Resource::RLIMIT_NOFILE, spec.limits.open_files)]
+fn limits(spec: &ServiceSpec, has_own_uid: bool) -> Vec<(Resource, u64)> {
+    let of = &spec.limits;
+    // A daemon without rights gives no more than it has.
+    let locked = match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((_, most)) if !has_own_uid => of.locked_memory.min(most),
+        Ok(_) | Err(_) => of.locked_memory,
+    };
+    let mut limits = vec![
+        (Resource::RLIMIT_NOFILE, of.open_files),
+        (Resource::RLIMIT_MEMLOCK, locked),
+        // With these, no thread of it is ever preferred to others.
+        (Resource::RLIMIT_RTPRIO, 0),
+        (Resource::RLIMIT_NICE, 0),
+    ];
+    limits.extend(of.file_size.map(|size| (Resource::RLIMIT_FSIZE, size)));
+    // The kernel counts a user's processes: without a user of its own, those of others, too.
+    limits.extend(has_own_uid.then_some((Resource::RLIMIT_NPROC, of.processes)));
+    limits
 }
 
 fn calls(spec: &ServiceSpec) -> Calls {
