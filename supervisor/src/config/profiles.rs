@@ -283,7 +283,7 @@ p.toml:3:8: profiles.shared.spin: expected a text, found a whole number
 p.toml:4:11: profiles.BIG: a name is lower-case letters, digits and hyphens
 p.toml:5:8: profiles.BIG.cpus: `every` is none of `all`
 p.toml:6:1: profiles.BIG.memory: unknown key
-  hint: known here: cpus, spin
+  hint: known here: cpus, spin, best-effort, queue-delay
 p.toml:7:8: profiles.BIG.spin: longer than 1s
   hint: write \"forever\" for a service that never parks";
         assert_eq!(problems.to_string(), expected);

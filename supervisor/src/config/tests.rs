@@ -248,7 +248,7 @@ kv/service.toml:2:1: vresion: unknown key
   hint: known here: name, version, description, run, provides, requires, after, data
 kv/service.toml:5:12: run.command[0]: the release has no file `bin/other`
 kv/service.toml:5:25: run.command[1]: expected a text, found a whole number
-kv/service.toml:6:11: run.profile: no profile `fast`; known: dense, latency, shared
+kv/service.toml:6:11: run.profile: no profile `fast`; known: background, dense, latency, shared
   hint: profiles are defined in the host's profiles.toml
 kv/service.toml:7:17: run.ready-timeout: leaves no time at all
 kv/service.toml:8:16: run.stop-timeout: longer than 24h
