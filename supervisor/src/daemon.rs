@@ -112,6 +112,7 @@ async fn run(
             copy.map_err(setup("keep the lock"))?
         }
     };
+    crate::launch::reserve(lock.as_fd()).map_err(setup("reserve descriptors"))?;
     let logs = paths.log().to_owned();
     let socket = paths.run().join(control::SOCKET);
     let (listener, own) = match (handed.next(CONTROL), handed.next(OWN_CONTROL)) {

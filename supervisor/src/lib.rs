@@ -20,6 +20,7 @@ pub mod paths;
 mod probe;
 pub mod release;
 mod removal;
+mod statm;
 pub mod successor;
 pub mod systemd;
 pub mod utilisation;

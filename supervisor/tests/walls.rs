@@ -151,6 +151,7 @@ impl Place {
             read_only: vec![],
             execute: vec![self.path("release")],
             read_write: vec![self.path("data")],
+            reuse: vec![],
         })
     }
 
@@ -490,6 +491,33 @@ fn a_process_inherits_nothing_that_was_not_named() {
         (&*pid, &*pid, "3"),
         "group, session, nice"
     );
+}
+
+#[test]
+fn a_launch_leaves_the_descriptors_of_who_launches_alone() {
+    let place = Place::new();
+    let own = || {
+        ["0", "1", "2"].map(|number| fs::read_link(Path::new("/proc/self/fd").join(number)).ok())
+    };
+    let before = own();
+    // Kept open in a child until its exec: what is reserved lies above it.
+    let lock = File::open("/dev/zero").unwrap();
+    insula_supervisor::launch::reserve(lock.as_fd()).unwrap();
+    let output = File::create(place.path("other/output")).unwrap();
+    for _ in 0..3 {
+        let mut launch = place.launch("/bin/sleep", &["1000"]);
+        launch.output = Some(output.as_fd());
+        // More than there are reserved places.
+        launch.sockets = vec![("a", lock.as_fd()); 20];
+        let running = Running(spawn(&launch).unwrap());
+        assert_eq!(own(), before);
+        let theirs =
+            |number: &str| fs::read_link(format!("/proc/{}/fd/{number}", running.0.pid)).unwrap();
+        assert_eq!(theirs("1"), place.path("other/output"));
+        assert_eq!(theirs("22"), Path::new("/dev/zero"));
+        let open = fs::read_dir(format!("/proc/{}/fd", running.0.pid)).unwrap();
+        assert_eq!(open.count(), 23);
+    }
 }
 
 #[test]

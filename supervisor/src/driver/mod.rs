@@ -28,7 +28,6 @@ use insula_core::report::{self, State};
 use insula_core::spec::ProfileSpec;
 use insula_core::time::Time;
 use nix::time::{ClockId, clock_gettime};
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -37,8 +36,8 @@ use crate::cgroup::Groups;
 use crate::channel::Channels;
 use crate::config::{Applied, Profiles};
 use crate::foreign::sockets::Sockets;
-use crate::launch::{Isolation, Walls};
-use crate::ledger::Ledger;
+use crate::launch::{Isolation, Rulesets, Walls};
+use crate::ledger::{Identity, Ledger};
 use crate::memory::{EdgePage, RouteTable};
 use crate::meters::Meters;
 use crate::output::Lines;
@@ -101,6 +100,7 @@ pub struct Driver {
     walls: Walls,
     groups: Option<Groups>,
     channels: Channels,
+    rulesets: Rulesets,
     routes: RouteTable,
     /// The page of an edge, by its route and one attempt of its consumer.
     pages: BTreeMap<(u32, Attempt), EdgePage>,
@@ -111,6 +111,8 @@ pub struct Driver {
     processes: BTreeMap<Attempt, ProcessHandle>,
     /// Who steps aside, and for whom.
     aside: Watch,
+    /// Those that are not recorded yet.
+    launched: Vec<(Attempt, Identity)>,
     /// Those that were found not to answer, and are watched.
     suspects: BTreeMap<Attempt, Suspect>,
     /// How many suspicions there were.
@@ -220,12 +222,14 @@ impl Driver {
             walls,
             groups,
             channels,
+            rulesets: Rulesets::default(),
             routes,
             pages: restore::pages(&found),
             steady_tsc: insula_ipc::meters::has_steady_tsc(),
             meters: restore::meters(&found),
             processes: BTreeMap::new(),
             aside: Watch::start().map_err(setup("start a thread"))?,
+            launched: Vec::new(),
             suspects: BTreeMap::new(),
             suspicions: 0,
             lines,
@@ -414,8 +418,16 @@ impl Driver {
         let actions = decision
             .record(|records| ledger.store(records))
             .map_err(DriverError::Record)?;
+        // What the system's files are by now holds for all that was decided.
+        self.rulesets.look_again();
         for action in actions {
             self.execute(action);
+        }
+        if !self.launched.is_empty() {
+            // A daemon that dies before this finds them by their environment.
+            let launched = std::mem::take(&mut self.launched);
+            let stored = self.ledger.store_processes(&launched);
+            stored.map_err(DriverError::Record)?;
         }
         Ok(())
     }
@@ -575,21 +587,11 @@ impl Driver {
     }
 }
 
-/// Looks up how much memory the processes have in use.
+/// Looks up how much memory the processes have in use; of one that has just ended the column stays
+/// empty.
 fn add_memory(rows: &mut [report::Row]) {
-    let pid = |row: &report::Row| Some(Pid::from_u32(u32::try_from(row.pid?).ok()?));
-    let pids: Vec<_> = rows.iter().filter_map(pid).collect();
-    // Where the system cannot be asked, the column stays empty.
-    let Ok(mut system) = System::new() else {
-        return;
-    };
-    system.refresh_processes_specifics(
-        ProcessesToUpdate::Some(&pids),
-        false,
-        ProcessRefreshKind::nothing().with_memory().without_tasks(),
-    );
     for row in rows {
-        row.memory = pid(row).and_then(|pid| Some(system.process(pid)?.memory()));
+        row.memory = row.pid.and_then(crate::statm::resident);
     }
 }
 

@@ -59,9 +59,6 @@ pub(super) enum StartError {
     /// The launch.
     #[error("cannot launch it")]
     Launch(#[from] LaunchError),
-    /// Its identity could not be stored.
-    #[error("cannot record it")]
-    Record(#[from] crate::ledger::LedgerError),
 }
 
 fn prepare(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
@@ -196,8 +193,8 @@ impl Driver {
             read_write: std::iter::once(data.clone())
                 .chain(channels)
                 .chain(of_the_host(&spec.host.writes))
-                .chain(output.paths)
                 .collect(),
+            reuse: output.access,
         };
         let launch = Launch {
             executable,
@@ -230,7 +227,8 @@ impl Driver {
             calls: self.walls.has_filters().then(|| calls(&spec)),
             cgroup: group.as_ref().map(Group::descriptor),
         };
-        let launched = crate::launch::spawn(&launch)?;
+        let owner = instance.service.as_str();
+        let launched = crate::launch::spawn_with(&launch, &mut self.rulesets, owner)?;
         let score = match (profile.best_effort, self.sheltered) {
             (true, _) => Some(FIRST_TO_GO),
             (false, true) => Some("0"),
@@ -255,7 +253,7 @@ impl Driver {
         }
         self.processes.insert(attempt, handle);
         self.let_yield(attempt, &profile);
-        self.ledger.store_process(attempt, &identity)?;
+        self.launched.push((attempt, identity));
         Ok(launched.pid)
     }
 
@@ -315,6 +313,7 @@ impl Driver {
             read_only: Vec::new(),
             execute: vec![release.clone()],
             read_write: vec![data.clone()],
+            reuse: Vec::new(),
         };
         let group = self.groups.as_ref().map(|groups| groups.find(attempt));
         Ok(Recipe {

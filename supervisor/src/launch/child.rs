@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::calls::Filter;
@@ -58,6 +59,8 @@ macro_rules! steps {
 }
 
 steps! {
+    /// What it does with its descriptors is not done to the daemon's.
+    Table => "take descriptors of its own",
     /// Signals the daemon ignores are not ignored.
     Signals => "reset the signals",
     /// A session of its own, so that the whole group can be signalled.
@@ -107,26 +110,30 @@ pub(super) struct Parts {
     pub(super) arguments: Vec<CString>,
     pub(super) environment: Vec<CString>,
     pub(super) directory: CString,
-    pub(super) input: OwnedFd,
-    pub(super) output: OwnedFd,
-    pub(super) errors: OwnedFd,
-    pub(super) line: Option<OwnedFd>,
+    pub(super) input: RawFd,
+    pub(super) output: RawFd,
+    pub(super) errors: RawFd,
+    pub(super) line: Option<RawFd>,
     /// Listening sockets, for the numbers from 3 where there is no line.
-    pub(super) sockets: Vec<OwnedFd>,
+    pub(super) sockets: Vec<RawFd>,
     /// Names of variables whose value is the process's own number.
     pub(super) numbered: Vec<&'static str>,
     /// Whether it is killed when the daemon ends.
     pub(super) tied: bool,
+    /// The signals that the daemon ignores, a bit each from the first on.
+    pub(super) ignored: u64,
     pub(super) uid: Option<u32>,
     pub(super) cpus: Option<CpuMask>,
     pub(super) idle: bool,
     pub(super) nice: Option<i32>,
     /// Resource and limit; the soft and the hard one are the same.
     pub(super) limits: Vec<(libc::c_int, u64)>,
-    pub(super) ruleset: Option<OwnedFd>,
+    pub(super) ruleset: Option<RawFd>,
     pub(super) filter: Option<Filter>,
     pub(super) cgroup: Option<RawFd>,
-    pub(super) reporter: OwnedFd,
+    pub(super) reporter: RawFd,
+    /// The first number from which on it needs no descriptor.
+    pub(super) beyond: RawFd,
 }
 
 /// Everything that the child needs, ready to be pointed to.
@@ -238,7 +245,7 @@ fn fail(reporter: RawFd, step: Step) -> ! {
 /// The child: every step, then the program.
 pub(super) fn run(prepared: &Prepared) -> ! {
     let parts = &prepared.parts;
-    let reporter = parts.reporter.as_raw_fd();
+    let reporter = parts.reporter;
     // Every step is a bare system call, hence safe here; a negative result is its
     // failure. What a call reads lies in `prepared` or in this frame and outlives the call.
     macro_rules! step {
@@ -251,11 +258,15 @@ pub(super) fn run(prepared: &Prepared) -> ! {
         };
     }
 
-    // A `sigaction` of zeros is the default action; 40 bytes hold the kernel's form everywhere.
+    // Until here the table is the daemon's, too: nothing may be done to it before. Only as much of
+    // it is copied as is needed.
+    step!(Table: libc::SYS_close_range, parts.beyond, u32::MAX, libc::CLOSE_RANGE_UNSHARE);
+    // What the daemon handles is at its default by the way of cloning. A `sigaction` of zeros is
+    // the default action; 40 bytes hold the kernel's form everywhere.
     let default = [0_u64; 5];
     let mut signal = 1;
     while signal <= SIGNALS {
-        if signal != c_long::from(libc::SIGKILL) && signal != c_long::from(libc::SIGSTOP) {
+        if parts.ignored >> (signal - 1) & 1 != 0 {
             step!(Signals: libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, SIGSET_SIZE);
         }
         signal += 1;
@@ -263,17 +274,17 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     step!(Session: libc::SYS_setsid);
 
     // The sources are all above the goals, so no goal destroys a source; copies stay open at exec.
-    step!(Descriptors: libc::SYS_dup3, parts.input.as_raw_fd(), 0, 0);
-    step!(Descriptors: libc::SYS_dup3, parts.output.as_raw_fd(), 1, 0);
-    step!(Descriptors: libc::SYS_dup3, parts.errors.as_raw_fd(), 2, 0);
+    step!(Descriptors: libc::SYS_dup3, parts.input, 0, 0);
+    step!(Descriptors: libc::SYS_dup3, parts.output, 1, 0);
+    step!(Descriptors: libc::SYS_dup3, parts.errors, 2, 0);
     let mut beyond = 3;
-    if let Some(line) = &parts.line {
-        step!(Descriptors: libc::SYS_dup3, line.as_raw_fd(), insula_contract::line::LINE_FD, 0);
+    if let Some(line) = parts.line {
+        step!(Descriptors: libc::SYS_dup3, line, insula_contract::line::LINE_FD, 0);
         beyond = insula_contract::line::LINE_FD + 1;
     }
     let mut socket = 0;
     while socket < parts.sockets.len() {
-        let source = parts.sockets[socket].as_raw_fd();
+        let source = parts.sockets[socket];
         step!(Descriptors: libc::SYS_dup3, source, beyond, 0);
         beyond += 1;
         socket += 1;
@@ -333,8 +344,8 @@ pub(super) fn run(prepared: &Prepared) -> ! {
         // After the change of user, which would undo it.
         step!(Tie: libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
     }
-    if let Some(ruleset) = &parts.ruleset {
-        step!(Landlock: libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0);
+    if let Some(ruleset) = parts.ruleset {
+        step!(Landlock: libc::SYS_landlock_restrict_self, ruleset, 0);
     }
     let unblocked = 0_u64;
     step!(
@@ -352,6 +363,23 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     step!(Exec: libc::SYS_execve, parts.executable.as_ptr(), argv, envp);
     // A successful exec does not return.
     fail(reporter, Step::Exec)
+}
+
+/// The signals that this process ignores: asked once, since a program decides that when it begins.
+///
+/// All of them where the system cannot be asked: to reset one that needs it not does no harm.
+pub(super) fn ignored() -> u64 {
+    static IGNORED: LazyLock<u64> = LazyLock::new(|| {
+        const UNCHANGEABLE: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mut lines = status.lines();
+        lines
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .unwrap_or(u64::MAX)
+            & !UNCHANGEABLE
+    });
+    *IGNORED
 }
 
 /// Waits until the child runs its program (`None`), or tells which step failed.

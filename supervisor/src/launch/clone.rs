@@ -28,11 +28,16 @@ use super::child::{self, Prepared};
 
 /// Of `linux/sched.h`; the constant of `libc` is 0, since the flag does not fit into an int.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// The same.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
 fn arguments(pidfd: &mut RawFd, cgroup: Option<RawFd>) -> libc::clone_args {
     // SAFETY: a `clone_args` of zeros asks for nothing.
     let mut arguments: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
-    arguments.flags = libc::CLONE_PIDFD as u64;
+    // The child shares the table of descriptors until its first step (see `seats`), and this thread
+    // waits for its exec or end.
+    arguments.flags = (libc::CLONE_PIDFD | libc::CLONE_FILES | libc::CLONE_VFORK) as u64;
+    arguments.flags |= CLONE_CLEAR_SIGHAND;
     arguments.pidfd = &raw mut *pidfd as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
@@ -123,7 +128,7 @@ fn lent(prepared: &Prepared) -> io::Result<Launched> {
     // Reserved and not touched: only the pages that the child uses are ever there.
     let mut stack = Vec::<Aligned>::with_capacity(STACK / size_of::<Aligned>());
     with_signals_blocked(prepared.cgroup(), |arguments| {
-        arguments.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+        arguments.flags |= libc::CLONE_VM as u64;
         arguments.stack = stack.as_mut_ptr() as u64;
         arguments.stack_size = STACK as u64;
         let pid: i64;

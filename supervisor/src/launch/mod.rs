@@ -13,32 +13,34 @@
 //!
 //! What it deliberately does not do: mounts, PID and network namespaces.
 
-#![expect(
-    unsafe_code,
-    reason = "fcntl gives a copied descriptor as a bare number"
-)]
-
 mod calls;
 mod child;
 mod clone;
 mod filter;
 mod rules;
+#[expect(
+    unsafe_code,
+    reason = "fcntl gives a copied descriptor as a bare number"
+)]
+mod seats;
 mod walls;
 
 use std::ffi::{CString, NulError, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::sys::resource::Resource;
 use thiserror::Error;
 
 pub use calls::Calls;
 pub use child::Step;
-pub use rules::{Access, Network, RulesError, programs_of_the_host, system_access};
+pub use rules::{Access, Network, RulesError, Rulesets, programs_of_the_host, system_access};
+use seats::Seats;
+pub use seats::reserve;
 pub use walls::{Isolation, Wall, Walls};
 
 /// A process to be: all that it gets.
@@ -131,13 +133,37 @@ pub enum LaunchError {
 ///
 /// All signals are unblocked and at their defaults in it, it leads a session of its own, and its
 /// umask is 027. The caller reaps it.
+///
+/// # Errors
+/// Whatever keeps it from running its program.
 pub fn spawn(launch: &Launch<'_>) -> Result<Launched, LaunchError> {
+    spawn_with(launch, &mut Rulesets::default(), "")
+}
+
+/// The same with the Landlock rules of the last launch of the same owner, where they still hold.
+///
+/// # Errors
+/// Whatever keeps it from running its program.
+pub fn spawn_with(
+    launch: &Launch<'_>,
+    rulesets: &mut Rulesets,
+    owner: &str,
+) -> Result<Launched, LaunchError> {
     let (report, reporter) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
         .map_err(|error| LaunchError::Prepare("the error pipe", error.into()))?;
-    let prepared = prepare(launch, reporter)?;
+    let ruleset = match &launch.access {
+        Some(access) => Some(
+            rulesets
+                .get(owner, access, &launch.network)
+                .map_err(LaunchError::Rules)?,
+        ),
+        None => None,
+    };
+    let mut seats = Seats::take();
+    let prepared = prepare(launch, ruleset, reporter, &mut seats)?;
     let launched = clone::clone(&prepared).map_err(LaunchError::Clone)?;
-    // Its writing end must be the child's only, or the end of it is never seen.
-    drop(prepared);
+    // The writing end of the pipe must be the child's only, or the end of it is never seen.
+    drop(seats);
     match child::outcome(report) {
         None => Ok(launched),
         Some((step, source)) => {
@@ -152,13 +178,6 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Launched, LaunchError> {
     }
 }
 
-/// A copy of a descriptor at a number that the child overwrites none of.
-fn above(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(child::FIRST_FREE))?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
 fn text(what: &'static str, text: &OsStr) -> Result<CString, LaunchError> {
     CString::new(text.as_bytes()).map_err(|error| LaunchError::Nul(what, error))
 }
@@ -170,7 +189,12 @@ fn variable((key, value): &(OsString, OsString)) -> Result<CString, LaunchError>
     CString::new(pair).map_err(|error| LaunchError::Nul("the environment", error))
 }
 
-fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, LaunchError> {
+fn prepare(
+    launch: &Launch<'_>,
+    ruleset: Option<BorrowedFd<'_>>,
+    reporter: OwnedFd,
+    seats: &mut Seats,
+) -> Result<child::Prepared, LaunchError> {
     let failed = |what| move |error| LaunchError::Prepare(what, error);
     let executable = text("the program's path", launch.executable.as_os_str())?;
     let arguments = std::iter::once(Ok(executable.clone()))
@@ -200,33 +224,24 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         .iter()
         .map(variable)
         .collect::<Result<Vec<_>, _>>()?;
-    let null = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map_err(failed("/dev/null"))?;
-    let input = above(null.as_fd()).map_err(failed("/dev/null"))?;
-    let output = above(launch.output.unwrap_or(null.as_fd())).map_err(failed("its output"))?;
-    let errors = launch.errors.unwrap_or(output.as_fd());
-    let errors = above(errors).map_err(failed("its output"))?;
-    let line = launch
-        .line
-        .map(above)
-        .transpose()
-        .map_err(failed("its line"))?;
+    let input = seats.put_null().map_err(failed("/dev/null"))?;
+    let mut put = |what, fd| seats.put(fd).map_err(failed(what));
+    let output = launch
+        .output
+        .map_or(Ok(input), |output| put("its output", output))?;
+    let errors = launch
+        .errors
+        .map_or(Ok(output), |errors| put("its output", errors))?;
+    let line = launch.line.map(|line| put("its line", line)).transpose()?;
+    let ruleset = ruleset
+        .map(|ruleset| put("its Landlock rules", ruleset))
+        .transpose()?;
+    let reporter = put("the error pipe", reporter.as_fd())?;
     let sockets = launch
         .sockets
         .iter()
-        .map(|(_, socket)| above(*socket))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(failed("its sockets"))?;
-    let ruleset = match &launch.access {
-        Some(access) => {
-            let made = rules::build(access, &launch.network).map_err(LaunchError::Rules)?;
-            Some(above(made.as_fd()).map_err(failed("its Landlock rules"))?)
-        }
-        None => None,
-    };
+        .map(|(_, socket)| put("its sockets", *socket))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut limits = vec![(Resource::RLIMIT_CORE as i32, 0)];
     limits.extend(
         launch
@@ -246,6 +261,7 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         sockets,
         numbered,
         tied: launch.tied,
+        ignored: child::ignored(),
         uid: launch.uid,
         cpus: cpu_mask(&launch.cpus)?,
         idle: launch.idle,
@@ -254,7 +270,8 @@ fn prepare(launch: &Launch<'_>, reporter: OwnedFd) -> Result<child::Prepared, La
         ruleset,
         filter: launch.calls.and_then(Calls::filter),
         cgroup: launch.cgroup.map(|fd| fd.as_raw_fd()),
-        reporter: above(reporter.as_fd()).map_err(failed("the error pipe"))?,
+        reporter,
+        beyond: seats.beyond(),
     }))
 }
 

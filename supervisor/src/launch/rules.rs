@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -70,6 +70,8 @@ pub struct Access {
     pub execute: Vec<PathBuf>,
     /// To read, list, write, make and remove; not to run, and no devices.
     pub read_write: Vec<PathBuf>,
+    /// To read and write what is there.
+    pub reuse: Vec<PathBuf>,
 }
 
 impl Access {
@@ -78,6 +80,7 @@ impl Access {
         self.read_only.extend(other.read_only);
         self.execute.extend(other.execute);
         self.read_write.extend(other.read_write);
+        self.reuse.extend(other.reuse);
         self
     }
 }
@@ -90,6 +93,7 @@ pub fn system_access() -> Access {
         read_only: all(SYSTEM),
         execute: all(LOADERS),
         read_write: all(SINKS),
+        reuse: Vec::new(),
     }
 }
 
@@ -143,8 +147,101 @@ fn read_write() -> BitFlags<AccessFs> {
         & !make_bitflags!(AccessFs::{Execute | MakeChar | MakeBlock | IoctlDev})
 }
 
-/// Builds the ruleset that a process then enforces upon itself.
-pub(super) fn build(access: &Access, network: &Network) -> Result<OwnedFd, RulesError> {
+fn reuse() -> BitFlags<AccessFs> {
+    make_bitflags!(AccessFs::{ReadFile | WriteFile})
+}
+
+/// The rulesets of earlier launches, by owner: a wall is the same for each process of a service, and
+/// building it costs more than to look whether it is still of the same files.
+#[derive(Debug, Default)]
+pub struct Rulesets {
+    built: BTreeMap<String, Built>,
+    /// Whether the system's files were looked at since [`look_again`](Self::look_again).
+    looked: bool,
+}
+
+/// A ruleset and what it is of.
+#[derive(Debug)]
+struct Built {
+    access: Access,
+    network: Network,
+    /// The device and inode of each path of its own.
+    files: Vec<(u64, u64)>,
+    /// Which state of the system's files.
+    system: u64,
+    ruleset: OwnedFd,
+}
+
+impl Rulesets {
+    /// Has the next launch look whether the system's files are still the same. To be called before
+    /// launches that were decided later than a change of such a file that they are to see.
+    pub fn look_again(&mut self) {
+        self.looked = false;
+    }
+
+    /// Lets go of what there is of an owner.
+    pub fn forget(&mut self, owner: &str) {
+        self.built.remove(owner);
+    }
+
+    /// The ruleset that a process then enforces upon itself.
+    pub(super) fn get(
+        &mut self,
+        owner: &str,
+        access: &Access,
+        network: &Network,
+    ) -> Result<BorrowedFd<'_>, RulesError> {
+        // The files are right one by one, whoever panicked.
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut self.looked, true) {
+            kept.look()?;
+        }
+        let files = access.own_files(&kept);
+        let same = self.built.get(owner).is_some_and(|built| {
+            built.system == kept.state
+                && built.files == files
+                && built.access == *access
+                && built.network == *network
+        });
+        if !same {
+            let built = Built {
+                ruleset: build(access, network, &kept)?,
+                access: access.clone(),
+                network: network.clone(),
+                files,
+                system: kept.state,
+            };
+            self.built.insert(owner.to_owned(), built);
+        }
+        Ok(self.built[owner].ruleset.as_fd())
+    }
+}
+
+impl Access {
+    /// All paths, with what may be done to them.
+    fn paths(&self) -> impl Iterator<Item = (&Path, BitFlags<AccessFs>)> {
+        [
+            (&self.read_only, read_only()),
+            (&self.execute, read_only() | AccessFs::Execute),
+            (&self.read_write, read_write()),
+            (&self.reuse, reuse()),
+        ]
+        .into_iter()
+        .flat_map(|(paths, rights)| paths.iter().map(move |path| (path.as_path(), rights)))
+    }
+
+    /// The device and inode of each path that is not the system's; zeros of what is not there.
+    fn own_files(&self, kept: &KeptFiles) -> Vec<(u64, u64)> {
+        self.paths()
+            .filter(|(path, _)| !kept.files.contains_key(path))
+            .map(|(path, _)| {
+                std::fs::metadata(path).map_or((0, 0), |found| (found.dev(), found.ino()))
+            })
+            .collect()
+    }
+}
+
+fn build(access: &Access, network: &Network, kept: &KeptFiles) -> Result<OwnedFd, RulesError> {
     let mut handled = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
         .handle_access(AccessNet::BindTcp)?
@@ -153,22 +250,14 @@ pub(super) fn build(access: &Access, network: &Network) -> Result<OwnedFd, Rules
         handled = handled.handle_access(AccessNet::ConnectTcp)?;
     }
     let mut ruleset = handled.create()?;
-    // The files are right one by one, whoever panicked.
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    for (paths, rights) in [
-        (&access.read_only, read_only()),
-        (&access.execute, read_only() | AccessFs::Execute),
-        (&access.read_write, read_write()),
-    ] {
-        for path in paths {
-            ruleset = match kept.get_mut(path.as_path()) {
-                Some(kept) => match kept.now(path)? {
-                    Some(file) => ruleset.add_rule(PathBeneath::new(file, rights))?,
-                    None => ruleset,
-                },
-                None => ruleset.add_rule(PathBeneath::new(open(path)?, rights))?,
-            };
-        }
+    for (path, rights) in access.paths() {
+        ruleset = match kept.files.get(path) {
+            Some(Kept { file: None }) => ruleset,
+            Some(Kept {
+                file: Some((file, _)),
+            }) => ruleset.add_rule(PathBeneath::new(file, rights))?,
+            None => ruleset.add_rule(PathBeneath::new(open(path)?, rights))?,
+        };
     }
     for port in &network.listen {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
@@ -185,27 +274,46 @@ struct Kept {
 }
 
 impl Kept {
-    /// The file that the path names now, if there is one.
-    fn now(&mut self, path: &Path) -> Result<Option<&PathFd>, RulesError> {
+    /// Takes the file that the path names now, if there is one; whether it is another.
+    fn look(&mut self, path: &Path) -> Result<bool, RulesError> {
         let there = match std::fs::metadata(path) {
             Ok(found) => (found.dev(), found.ino()),
             // Not there, or not for us to see: no rule can be about it.
-            Err(_) => {
-                self.file = None;
-                return Ok(None);
-            }
+            Err(_) => return Ok(self.file.take().is_some()),
         };
-        if self.file.as_ref().is_none_or(|(_, known)| *known != there) {
-            self.file = Some((open(path)?, there));
+        if self.file.as_ref().is_some_and(|(_, known)| *known == there) {
+            return Ok(false);
         }
-        Ok(self.file.as_ref().map(|(file, _)| file))
+        self.file = Some((open(path)?, there));
+        Ok(true)
     }
 }
 
 /// All files of the system that rules are about.
-static KEPT: LazyLock<Mutex<BTreeMap<&Path, Kept>>> = LazyLock::new(|| {
+#[derive(Debug)]
+struct KeptFiles {
+    files: BTreeMap<&'static Path, Kept>,
+    /// Another number whenever one of them was found to be another.
+    state: u64,
+}
+
+impl KeptFiles {
+    fn look(&mut self) -> Result<(), RulesError> {
+        for (path, kept) in &mut self.files {
+            if kept.look(path)? {
+                self.state += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+static KEPT: LazyLock<Mutex<KeptFiles>> = LazyLock::new(|| {
     let paths = SYSTEM.iter().chain(LOADERS).chain(SINKS);
-    Mutex::new(paths.map(|p| (Path::new(p), Kept::default())).collect())
+    Mutex::new(KeptFiles {
+        files: paths.map(|p| (Path::new(p), Kept::default())).collect(),
+        state: 0,
+    })
 });
 
 /// Opens a file, or a directory for all below it; on a file, the rights that only a directory can
@@ -235,22 +343,61 @@ mod tests {
             std::fs::metadata(link).unwrap().ino()
         };
         let mut kept = Kept::default();
-        assert!(kept.now(&path).unwrap().is_none());
+        assert!(!kept.look(&path).unwrap());
         std::fs::write(&path, "one").unwrap();
-        let first = inode_of(kept.now(&path).unwrap().unwrap());
-        let number = kept.now(&path).unwrap().unwrap().as_fd().as_raw_fd();
-        assert_eq!(
-            kept.now(&path).unwrap().unwrap().as_fd().as_raw_fd(),
-            number
-        );
+        assert!(kept.look(&path).unwrap());
+        let first = inode_of(&kept.file.as_ref().unwrap().0);
+        assert!(!kept.look(&path).unwrap(), "nothing changed");
         let other = directory.path().join("other");
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        let second = inode_of(kept.now(&path).unwrap().unwrap());
+        assert!(kept.look(&path).unwrap());
+        let second = inode_of(&kept.file.as_ref().unwrap().0);
         assert_ne!(first, second);
         assert_eq!(second, std::fs::metadata(&path).unwrap().ino());
         std::fs::remove_file(&path).unwrap();
-        assert!(kept.now(&path).unwrap().is_none());
+        assert!(kept.look(&path).unwrap());
         assert!(kept.file.is_none());
+    }
+
+    #[test]
+    fn a_ruleset_is_built_again_where_a_directory_or_what_is_asked_for_is_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let access = Access {
+            read_write: vec![data.clone()],
+            ..system_access()
+        };
+        let mut rulesets = Rulesets::default();
+        // One that is built anew is made while the one before is still open.
+        let mut number =
+            |access: &Access, network: &Network| match rulesets.get("kv", access, network) {
+                Ok(ruleset) => Some(ruleset.as_raw_fd()),
+                Err(RulesError::Refused(_) | RulesError::Unsupported) => None,
+                Err(error) => panic!("{error}"),
+            };
+        let closed = Network::default();
+        let Some(first) = number(&access, &closed) else {
+            eprintln!("SKIPPED (needs Landlock): rulesets that are kept");
+            return;
+        };
+        assert_eq!(number(&access, &closed), Some(first), "nothing changed");
+        std::fs::remove_dir(&data).unwrap();
+        std::fs::create_dir(directory.path().join("other")).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        let second = number(&access, &closed);
+        assert_ne!(second, Some(first), "another directory of the same name");
+        let open = Network {
+            connect: true,
+            ..closed
+        };
+        let third = number(&access, &open);
+        assert_ne!(third, second);
+        let less = Access {
+            read_write: Vec::new(),
+            ..access
+        };
+        assert_ne!(number(&less, &open), third);
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, fstatfs};
 use serde::{Deserialize, Serialize};
 
 /// A process of this boot.
@@ -14,18 +16,21 @@ pub struct Identity {
     pub pid: i32,
     /// The inode of its pidfd, unique within a boot (Linux 6.9 and later).
     pub inode: u64,
-    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
+    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`; 0 where the inode
+    /// tells it alone.
     pub start: u64,
 }
 
 impl Identity {
     /// Reads it off a process and its pidfd.
     pub fn of(pid: i32, pidfd: &impl AsFd) -> io::Result<Self> {
-        let own = format!("/proc/self/fd/{}", pidfd.as_fd().as_raw_fd());
         Ok(Self {
             pid,
-            inode: fs::metadata(own)?.ino(),
-            start: start_of(pid)?,
+            inode: fstat(pidfd)?.st_ino,
+            start: match has_own_inode(pidfd)? {
+                true => 0,
+                false => start_of(pid)?,
+            },
         })
     }
 
@@ -44,6 +49,19 @@ impl Identity {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether a pidfd has an inode that no other process of this boot has.
+fn has_own_inode(pidfd: &impl AsFd) -> io::Result<bool> {
+    /// Of the file system that pidfds lie on since Linux 6.9.
+    const PIDFS: FsType = FsType(0x5049_4446);
+    // One like all, for as long as the kernel runs.
+    static ALL: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = ALL.get() {
+        return Ok(*known);
+    }
+    let found = fstatfs(pidfd)?.filesystem_type() == PIDFS;
+    Ok(*ALL.get_or_init(|| found))
 }
 
 fn start_of(pid: i32) -> io::Result<u64> {

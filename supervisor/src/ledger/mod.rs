@@ -267,15 +267,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Remembers which process an attempt is.
-    pub fn store_process(
-        &mut self,
-        attempt: Attempt,
-        identity: &Identity,
-    ) -> Result<(), LedgerError> {
+    /// Remembers which process each of these attempts is.
+    pub fn store_processes(&mut self, launched: &[(Attempt, Identity)]) -> Result<(), LedgerError> {
         let mut txn = self.run.env.write_txn()?;
-        self.run
-            .put(&mut txn, &process_key(attempt), &(attempt, identity))?;
+        for process in launched {
+            self.run.put(&mut txn, &process_key(process.0), process)?;
+        }
         Ok(txn.commit()?)
     }
 

@@ -102,7 +102,9 @@ fn a_later_record_takes_the_place_of_an_earlier_one_and_an_end_removes_both() {
         inode: 6,
         start: 7,
     };
-    ledger.store_process(Attempt(9), &identity).unwrap();
+    ledger
+        .store_processes(&[(Attempt(9), identity.clone())])
+        .unwrap();
     assert_eq!(
         ledger.processes().unwrap(),
         BTreeMap::from([(Attempt(9), identity)])

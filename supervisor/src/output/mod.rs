@@ -75,8 +75,10 @@ pub(crate) struct Ends {
     pub(crate) out: OwnedFd,
     /// Its standard error.
     pub(crate) err: OwnedFd,
-    /// Where both lie, for who may open them again by `/dev/stdout`.
-    pub(crate) paths: Vec<PathBuf>,
+    /// What its wall lets through for it to open them again, by `/dev/stdout`: of a process with a
+    /// user of its own the directory of all pipes, which it cannot enter, so that the same wall does
+    /// for the next one.
+    pub(crate) access: Vec<PathBuf>,
 }
 
 /// The lines that services write, as they come.
@@ -123,9 +125,12 @@ impl Lines {
         let ends = Ends {
             out: make(Stream::Out)?,
             err: make(Stream::Err)?,
-            paths: Stream::ALL
-                .map(|stream| Place::new(&self.pipes, attempt, stream).path())
-                .into(),
+            access: match uid {
+                Some(_) => vec![self.pipes.clone()],
+                None => Stream::ALL
+                    .map(|stream| Place::new(&self.pipes, attempt, stream).path())
+                    .into(),
+            },
         };
         self.inbox.begin(target);
         Ok(ends)

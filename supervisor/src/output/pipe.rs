@@ -12,6 +12,10 @@ use nix::sys::stat::Mode;
 
 use super::Stream;
 
+/// What a pipe holds unless it is told otherwise, of a process that may exceed its user's quota of
+/// pipes.
+const USUAL: i32 = 64 << 10;
+
 /// Where the FIFO of an attempt's stream lies.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -42,12 +46,14 @@ impl Place {
             // Only for who opens /dev/stderr again: the directory lets nobody else in.
             std::os::unix::fs::lchown(&path, Some(uid), None)?;
         }
-        let ours = self.reopen()?;
+        let ours = self.open()?;
         // Open for reading too: see the module's text.
         let theirs = File::options().read(true).write(true).open(&path)?;
         let size = i32::try_from(size).unwrap_or(i32::MAX);
         // A host that gives no such pipe gives one of the usual size.
-        if let Err(error) = fcntl(&theirs, FcntlArg::F_SETPIPE_SZ(size)) {
+        if size != USUAL
+            && let Err(error) = fcntl(&theirs, FcntlArg::F_SETPIPE_SZ(size))
+        {
             tracing::debug!(%error, size, "a pipe keeps the usual size");
         }
         Ok((ours, theirs.into()))
@@ -55,14 +61,18 @@ impl Place {
 
     /// Opens our end.
     pub(super) fn reopen(&self) -> io::Result<File> {
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-            .open(self.path())?;
+        let file = self.open()?;
         if !file.metadata()?.file_type().is_fifo() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no FIFO"));
         }
         Ok(file)
+    }
+
+    fn open(&self) -> io::Result<File> {
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+            .open(self.path())
     }
 
     /// Takes its name away.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -101,9 +100,11 @@ impl Inbox {
 
     /// Has a pipe read from now on. Wakes nobody: what is written to it does.
     pub(super) fn add(&self, place: Place, pipe: File, target: Arc<Target>) -> io::Result<()> {
-        let fd = pipe.as_fd().try_clone_to_owned()?;
-        let key = self.shared.change(|news| {
+        self.shared.change(|news| {
             news.next += 1;
+            // Who is woken by it waits for this lock, and then finds it among the news.
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, news.next);
+            self.shared.epoll.add(&pipe, event)?;
             let source = Source {
                 place,
                 pipe,
@@ -112,13 +113,8 @@ impl Inbox {
                 lost: Lost::default(),
             };
             news.sources.push((news.next, source));
-            news.next
-        });
-        let added = self
-            .shared
-            .epoll
-            .add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, key));
-        Ok(added?)
+            Ok(())
+        })
     }
 
     /// Makes the file of an attempt that begins.
