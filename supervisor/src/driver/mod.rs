@@ -96,6 +96,8 @@ pub struct Driver {
     profiles: Profiles,
     /// What of the host's files holds.
     applied: Applied,
+    /// How many mistakes keep what the files say now from being taken in.
+    mistakes: usize,
     depot: Depot,
     walls: Walls,
     groups: Option<Groups>,
@@ -218,6 +220,7 @@ impl Driver {
             paths,
             profiles,
             applied,
+            mistakes: 0,
             depot,
             walls,
             groups,
@@ -278,8 +281,9 @@ impl Driver {
             if let Some(end) = self.ended.take() {
                 break end;
             }
-            let core = &self.core;
-            self.unit.turn(Instant::now(), || summary(core));
+            let (core, mistakes) = (&self.core, self.mistakes);
+            self.unit
+                .turn(Instant::now(), || summary(core, mistakes));
             let due = self.core.next_deadline().map(|at| at.since(now()));
             let word = self
                 .unit
@@ -596,7 +600,7 @@ fn add_memory(rows: &mut [report::Row]) {
 }
 
 /// How everybody is, in a line.
-fn summary(core: &Core) -> String {
+fn summary(core: &Core, mistakes: usize) -> String {
     let rows = report::rows(core, now());
     let wanted = rows
         .iter()
@@ -604,7 +608,12 @@ fn summary(core: &Core) -> String {
     let up = rows
         .iter()
         .filter(|row| matches!(row.state, State::Ready | State::Degraded));
-    format!("{} of {} ready", up.count(), wanted.count())
+    let how = format!("{} of {} ready", up.count(), wanted.count());
+    match mistakes {
+        0 => how,
+        1 => format!("{how}; the host's files are not taken in: there is a mistake"),
+        _ => format!("{how}; the host's files are not taken in: there are {mistakes} mistakes"),
+    }
 }
 
 async fn sleep(due: Option<Duration>) {

@@ -125,6 +125,9 @@ impl Driver {
         } = match self.plan() {
             Ok(plan) => plan,
             Err(problems) => {
+                if !dry_run {
+                    self.tell_mistakes(problems.len());
+                }
                 return Ok(Updated {
                     report: UpdateReport {
                         problems,
@@ -139,6 +142,7 @@ impl Driver {
         if dry_run {
             return Ok(updated);
         }
+        self.tell_mistakes(0);
         self.hold(files, wanted, &steps)?;
         for (index, step) in steps.into_iter().enumerate() {
             let (reply, answer) = oneshot::channel();
@@ -149,6 +153,12 @@ impl Driver {
             }
         }
         Ok(updated)
+    }
+
+    /// Says in the unit's status how many mistakes the host's files have.
+    fn tell_mistakes(&mut self, mistakes: usize) {
+        self.mistakes = mistakes;
+        self.unit.note();
     }
 
     /// Begins a step; the event that it comes to, if somebody is to wait for it.

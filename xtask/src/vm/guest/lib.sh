@@ -40,6 +40,24 @@ is() { # LEFT RIGHT: whether two words are the same
   [[ $1 == "$2" ]] || { echo "$1 is not $2"; return 1; }
 }
 
+is_below() { [[ $1 == "$2"/* ]] || { echo "$1 is not below $2"; return 1; }; }
+
+silent() { # COMMAND...: whether it passes without a word
+  local said
+  said=$("$@" 2>&1) && [[ -z $said ]] || { echo "$said"; return 1; }
+}
+
+refused() { # COMMAND...: whether it fails
+  if "$@"; then return 1; fi
+}
+
+says() { # TEXT COMMAND...: whether the text is in what it says, however it ends
+  local text=$1 said
+  shift
+  said=$("$@" 2>&1 || true)
+  [[ $said == *"$text"* ]] || { echo "$said"; return 1; }
+}
+
 reboot_to_next_stage() { next_stage 100; }
 cut_power_to_next_stage() { next_stage 101; }
 
@@ -49,29 +67,20 @@ next_stage() {
   exit "$1"
 }
 
-install_insulad() { # the programs, and the unit; the caller starts it
+install_insulad() { # the programs and the units, as a person would; the caller starts them
   cp /insula/bin/insulad /insula/bin/insulactl /usr/local/bin/
-  cat >/etc/systemd/system/insulad.service <<'UNIT'
-[Unit]
-Description=Insula
-StartLimitIntervalSec=0
-[Service]
-ExecStart=/usr/local/bin/insulad
-Delegate=yes
-KillMode=process
-Restart=always
-RestartSec=100ms
-LimitNOFILE=1048576
-TasksMax=infinity
-OOMPolicy=continue
-[Install]
-WantedBy=multi-user.target
-UNIT
+  insulactl systemd install
+  systemd-sysusers
+  systemd-tmpfiles --create
   systemctl daemon-reload
 }
 
 delegated() { # the cgroup that the services' cgroups lie below
-  systemctl show -P ControlGroup insulad
+  systemctl show -P ControlGroup insula-payload
+}
+
+daemon() { # its process id
+  systemctl show -P MainPID insulad
 }
 
 install_service() { # NAME: a release of a program of the workspace
@@ -108,7 +117,7 @@ group_of() { # PID: its cgroup
 
 another_daemon() { # PID: whether systemd has started another one
   local pid
-  pid=$(systemctl show -P MainPID insulad)
+  pid=$(daemon)
   ((pid != 0 && pid != $1))
 }
 

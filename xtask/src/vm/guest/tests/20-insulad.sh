@@ -1,4 +1,5 @@
-# insulad as a service of systemd: calls, deaths of the daemon, a reboot and a power cut.
+# insulad under its own units: calls, a client that goes on through restarts, reloads, deaths and
+# hangs of the daemon, stops in order, a reboot and a power cut.
 . /insula/lib.sh
 
 call() { # METHOD REQUEST: as a user that kv lets call it
@@ -12,14 +13,52 @@ has() { # KEY VALUE
   said=$(call get "{\"key\": \"$1\"}")
   grep -E "\"value\": ?\"$2\"" <<<"$said" || { echo "$said"; return 1; }
 }
-is_below() { [[ $1 == "$2"/* ]] || { echo "$1 is not below $2"; return 1; }; }
+
+# Calls of a program that does not know of the daemon's restarts; ends with 1 if one failed, or a
+# write that was answered is not there.
+start_load() {
+  rm -f /tmp/words
+  mkfifo /tmp/words
+  runuser -u caller -- /insula/bin/kv-load exercise --workload F --records 20 --clients 2 \
+    --rate 20 --deadline 120s --marks </tmp/words >/tmp/load.out 2>/tmp/load.err &
+  load=$!
+  exec 9>/tmp/words
+  await grep -q "running workload" /tmp/load.err
+}
+end_load() { # in no subshell: it waits for a child; its status is in $load_ended
+  echo stop >&9 || true
+  exec 9>&-
+  load_ended=0
+  wait "$load" || load_ended=$?
+  cat /tmp/load.out
+  if ((load_ended)); then cat /tmp/load.err; fi
+}
+
+# A program of the host that says when it ends.
+define() { # NAME AFTER
+  local script="trap 'echo $1 >>/var/tmp/order; exit 0' TERM; while :; do sleep 1000 & wait; done"
+  cat >"/etc/insula/services/$1.toml" <<TOML
+after = [$2]
+[run]
+command = ["/bin/sh", "-c", "$script"]
+profile = "dense"
+writes = ["/var/tmp/order"]
+TOML
+}
+expect_order() { # WORD...: what the programs said, in this order
+  is "$(tr '\n' ' ' </var/tmp/order)" "$* "
+}
 
 case $STAGE in
   1)
     useradd --groups users caller
     install_insulad
+    check "systemd finds no fault with the units" silent systemd-analyze verify --man=no \
+      /etc/systemd/system/insul{ad.service,ad.socket,a-payload.service,a.slice}
+    # Returns when the daemon has said that it is ready.
     systemctl enable --now insulad
-    await insulactl status
+    check "the unit is active once the daemon is ready" insulactl releases
+    check "the group of the control socket is there" is "$(stat -c %G /run/insula/control.sock)" insula
     check "the doctor finds own users" has_wall own-uids
     check "the doctor finds cgroups" has_wall cgroups
 
@@ -28,31 +67,89 @@ case $STAGE in
     check "an installed service is ready" state_is kv READY
     pid=$(pid_of kv)
     group=$(group_of "$pid")
-    check "its cgroup is below one that systemd delegated" is_below "$group" "$(delegated)"
+    check "its cgroup is below that of the payload's unit" is_below "$group" "$(delegated)"
     check "it is alone in it" is "$(cat "/sys/fs/cgroup$group/cgroup.procs")" "$pid"
     check "it does not run as root" test "$(stat -c %u "/proc/$pid")" -ne 0
     check "a call writes" put a one
     check "a call reads" has a one
 
-    daemon=$(systemctl show -P MainPID insulad)
-    kill -KILL "$daemon"
-    await another_daemon "$daemon"
-    await insulactl status
-    check "a service outlives kill -9 of the daemon" is "$(pid_of kv)" "$pid"
+    start_load
+    before=$(daemon)
+    systemctl restart insulad
+    check "a restart of the unit is another daemon" another_daemon "$before"
+    check "the restarted unit is active once the daemon answers" insulactl releases
+    check "a service outlives a restart of the unit" is "$(pid_of kv)" "$pid"
+    await state_is kv READY
     check "it is ready for the next daemon" state_is kv READY
     check "it stays in its cgroup" is "$(group_of "$pid")" "$group"
+
+    before=$(daemon)
+    systemctl kill -s KILL insulad
+    check "who connects while no daemon runs is answered by the next one" insulactl releases
+    check "a killed daemon is followed by another one" another_daemon "$before"
+    check "a service outlives kill -9 of the daemon" is "$(pid_of kv)" "$pid"
+    await state_is kv READY
     check "calls go on with the next daemon" has a one
+
+    mkdir -p /etc/insula/services
+    : >/var/tmp/order
+    chmod 666 /var/tmp/order
+    define first ""
+    define second '"first"'
+    check "a reload takes in what is new" systemctl reload insulad
+    await state_is second READY
+    check "a program of the host runs after a reload" state_is second READY
+    echo 'nonsense = 1' >>/etc/insula/services/second.toml
+    second=$(pid_of second)
+    check "a reload of a file with a mistake fails" refused systemctl reload insulad
+    check "the unit stays active" systemctl is-active insulad
+    check "the old state stays" is "$(pid_of second)" "$second"
+    await says "not taken in" systemctl show -P StatusText insulad
+    check "the unit's status tells of the mistake" \
+      says "not taken in" systemctl show -P StatusText insulad
+    define second '"first"'
+    check "a reload of the mended file works" systemctl reload insulad
+    await says "ready" systemctl show -P StatusText insulad
+    await refused says "not taken in" systemctl show -P StatusText insulad
+
+    before=$(daemon)
+    kill -STOP "$before"
+    await another_daemon "$before"
+    check "a daemon that hangs is replaced by systemd" another_daemon "$before"
+    check "the one after a hang answers" insulactl releases
+    check "a service outlives a hang of the daemon" is "$(pid_of kv)" "$pid"
+    end_load
+    check "no call failed and no write was lost through all of it" is "$load_ended" 0
 
     kill -KILL "$pid"
     await another_pid kv "$pid"
     await state_is kv READY
     check "a killed service comes back with its data" has a one
 
-    systemctl restart insulad
+    : >/var/tmp/order
+    pid=$(pid_of kv)
+    systemctl stop insulad
+    check "stopping the unit stops the services" gone "$pid"
+    check "they are stopped in reverse order" expect_order second first
+    check "the payload's unit stays" systemctl is-active insula-payload
+    check "a connection starts the daemon again" insulactl releases
+    await state_is kv READY
+    await state_is second READY
+    : >/var/tmp/order
+    systemctl restart insula-payload
+    check "a restart of the payload's unit stops services in order, too" expect_order second first
     await insulactl status
     await state_is kv READY
-    check "a service is ready after a restart of the unit" state_is kv READY
-    check "its data outlives the restart" has a one
+    check "they are back in the new one" is_below "$(group_of "$(pid_of kv)")" "$(delegated)"
+    check "data outlives all of it" has a one
+    await state_is second READY
+    : >/var/tmp/order
+    systemctl stop insula-payload
+    check "a stop of the payload's unit stops the daemon first" expect_order second first
+    check "the daemon's unit stops with it" refused systemctl is-active insulad
+    rm /etc/insula/services/{first,second}.toml
+    systemctl start insulad
+    await state_is kv READY
     echo lost >/dev/shm/lost
     reboot_to_next_stage
     ;;
@@ -72,8 +169,5 @@ case $STAGE in
     check "a service is back after a power cut" state_is kv READY
     check "data from before the reboot is intact" has a one
     check "a write that was answered is kept over the power cut" has b two
-    pid=$(pid_of kv)
-    systemctl stop insulad
-    check "stopping the unit stops the services" gone "$pid"
     ;;
 esac
