@@ -6,6 +6,7 @@
 mod attack;
 mod forms;
 mod guest;
+mod hungry;
 mod stuck;
 
 use std::fs::{self, File};
@@ -74,6 +75,11 @@ enum What {
     /// Know nothing of Insula: say on `$NOTIFY_SOCKET` what the file `say` in the working directory
     /// holds, and that it lives unless there is a file `mute`.
     Notify,
+    /// Know nothing of Insula: once there is a file `eat` in the working directory, take all of this.
+    Hungry {
+        /// Of what.
+        of: hungry::Of,
+    },
     /// Use `form@1` in one of its forms, and print every change between `called` and an error.
     Use {
         /// Which, as for `serve`.
@@ -95,6 +101,7 @@ fn main() -> ExitCode {
         What::Serve { form } => return forms::serve(*form),
         What::Trouble { workers } => return stuck::serve(*workers),
         What::Notify => return guest::notify(),
+        What::Hungry { of } => return hungry::run(*of),
         What::Use { form } => return forms::consume(*form),
         What::Guest { notify, words } => return guest::run(*notify, words),
         What::Attack { only, target } if args.alone => {

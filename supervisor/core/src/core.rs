@@ -229,6 +229,15 @@ impl Core {
                     service.hear(&mut turn, attempt, Said::Exited(outcome));
                 }
             }
+            Event::Blamed { attempt, reason } => {
+                if let Some(service) = hearer(&self.attempts, &mut self.services, attempt)
+                    && let Some(process) = service.process_mut(attempt)
+                    && !process.dismissed
+                {
+                    // What the supervisor killed, it killed for its own reason.
+                    process.blame.get_or_insert(reason);
+                }
+            }
             Event::Greeted {
                 attempt,
                 provides,
@@ -323,6 +332,7 @@ impl Core {
             Event::Launched { attempt, .. }
             | Event::LaunchFailed { attempt, .. }
             | Event::Exited { attempt, .. }
+            | Event::Blamed { attempt, .. }
             | Event::Greeted { attempt, .. }
             | Event::Ready { attempt }
             | Event::Leading { attempt, .. }

@@ -138,6 +138,13 @@ pub enum Event {
         /// How.
         outcome: Outcome,
     },
+    /// What the kernel tells about the end of a process, before that is told.
+    Blamed {
+        /// Which.
+        attempt: Attempt,
+        /// Why it ended, for people.
+        reason: String,
+    },
     /// A service's first word on a new line.
     Greeted {
         /// Who.

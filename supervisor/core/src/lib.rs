@@ -24,6 +24,7 @@ pub mod edges;
 pub mod event;
 pub mod health;
 pub mod invariants;
+pub mod limits;
 mod orders;
 pub mod placement;
 pub mod process;

@@ -145,7 +145,7 @@ pub struct Process {
     pub led: bool,
     /// Whether the supervisor told it to go; its end then says nothing about it.
     pub dismissed: bool,
-    /// Why the supervisor kills it, once it does.
+    /// Why it is killed, or ended, where the supervisor knows it.
     pub blame: Option<String>,
 }
 

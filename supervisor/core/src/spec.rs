@@ -13,6 +13,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Caller;
+use crate::limits::Resources;
 use crate::restart::RestartLimits;
 
 /// One release of a service.
@@ -223,6 +224,8 @@ pub struct Limits {
     pub file_size: Option<u64>,
     /// Bytes of memory that it may keep from being swapped.
     pub locked_memory: u64,
+    /// What the kernel lets it use, with all that it starts; at most what its profile gives.
+    pub resources: Resources,
 }
 
 impl Default for Limits {
@@ -232,6 +235,7 @@ impl Default for Limits {
             processes: 4096,
             file_size: None,
             locked_memory: 8 << 20,
+            resources: Resources::default(),
         }
     }
 }
@@ -324,6 +328,8 @@ pub struct ProfileSpec {
     /// How long requests may lie before its services take them: beyond that, those of best-effort
     /// profiles step aside. `None` where nobody has to.
     pub queue_delay: Option<Duration>,
+    /// What each of its instances may use at most; the weights are of all of them together.
+    pub resources: Resources,
 }
 
 /// A set of CPUs.

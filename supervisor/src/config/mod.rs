@@ -10,6 +10,7 @@ mod document;
 mod edges;
 mod health;
 mod host;
+mod limits;
 mod manifest;
 mod output;
 mod profiles;

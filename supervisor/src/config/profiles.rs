@@ -5,10 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use insula_core::limits::Resources;
 use insula_core::spec::{Cpus, ProfileSpec, Spin};
 use thiserror::Error;
 
 use super::document::{self, Section, Value};
+use super::limits::{self, Whose};
 use super::{Problems, units};
 use crate::paths::Paths;
 
@@ -126,6 +128,7 @@ fn read_profile(
         spin: Spin::For(Duration::ZERO),
         best_effort: false,
         queue_delay: None,
+        resources: Resources::default(),
     };
     let default = shipped.unwrap_or(&default);
     let cpus = keys.optional("cpus", default.cpus.clone(), |value| cpus(value, usable));
@@ -139,11 +142,15 @@ fn read_profile(
         }
         queue_delay(value)
     });
+    let resources = keys.optional("limits", default.resources, |value| {
+        value.section(|keys| limits::read(keys, default.resources, Whose::Profile))
+    });
     Some(ProfileSpec {
         cpus: cpus?,
         spin: spin?,
         best_effort: best_effort?,
         queue_delay: queue_delay?,
+        resources: resources?,
     })
 }
 
@@ -260,6 +267,7 @@ mod tests {
             spin: Spin::Forever,
             best_effort: false,
             queue_delay: None,
+            resources: Resources::default(),
         };
         assert_eq!(profiles.get("mine"), Some(&mine));
         assert_eq!(profiles.get("dense"), shipped.get("dense"));
@@ -283,7 +291,7 @@ p.toml:3:8: profiles.shared.spin: expected a text, found a whole number
 p.toml:4:11: profiles.BIG: a name is lower-case letters, digits and hyphens
 p.toml:5:8: profiles.BIG.cpus: `every` is none of `all`
 p.toml:6:1: profiles.BIG.memory: unknown key
-  hint: known here: cpus, spin, best-effort, queue-delay
+  hint: known here: cpus, spin, best-effort, queue-delay, limits
 p.toml:7:8: profiles.BIG.spin: longer than 1s
   hint: write \"forever\" for a service that never parks";
         assert_eq!(problems.to_string(), expected);

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::document::{Section, Value};
 use super::health::{self, Type};
+use super::limits::Whose;
 use super::manifest::{Facts, Subject};
 use super::{Profiles, units};
 
@@ -254,7 +255,11 @@ pub(super) fn read(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     });
     let host = read_host(run, of, was.host);
     let limits = run.optional("limits", was.limits.clone(), |value| {
-        value.section(|limits| read_limits(limits, was.limits))
+        let name = profile.as_deref().unwrap_or_default();
+        let given = facts.profiles.get(name).map(|profile| profile.resources);
+        let given = given.unwrap_or_default();
+        let whose = Whose::Service(name, &given);
+        value.section(|limits| read_limits(limits, was.limits, whose))
     });
     let output = run.optional("output", was.output.clone(), |value| {
         value.section(|keys| super::output::read(keys, was.output))
@@ -455,7 +460,7 @@ fn read_host(run: &Section<'_>, of: Option<Type>, was: HostAccess) -> Option<Hos
     })
 }
 
-fn read_limits(limits: &Section<'_>, default: Limits) -> Option<Limits> {
+fn read_limits(limits: &Section<'_>, default: Limits, whose: Whose<'_>) -> Option<Limits> {
     let open_files = limits.optional("open-files", default.open_files, |value| {
         u64::try_from(value.integer(64..=OPEN_FILES_MAX)?).ok()
     });
@@ -471,10 +476,12 @@ fn read_limits(limits: &Section<'_>, default: Limits) -> Option<Limits> {
     let locked_memory = limits.optional("locked-memory", default.locked_memory, |value| {
         super::output::size(value, 0..=FILE_SIZE.end() - 1)
     });
+    let resources = super::limits::read(limits, default.resources, whose);
     Some(Limits {
         open_files: open_files?,
         processes: processes?,
         file_size: file_size?,
         locked_memory: locked_memory?,
+        resources: resources?,
     })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use insula_contract::policy::{
     BreakerPolicy, EdgeLimits, EdgePolicy, RateLimit, RetryPolicy, Shedding,
 };
+use insula_core::limits::Resources;
 use insula_core::restart::RestartLimits;
 use insula_core::spec::{
     DataSpec, HostAccess, Kind, Limits, Liveness, Need, Network, Offer, Principal, Probe,
@@ -103,6 +104,12 @@ open-files = 512
 processes = 64
 file-size = "1GiB"
 locked-memory = "0B"
+memory-high = "48MiB"
+memory-max = "64MiB"
+pids-max = 20
+cpu-max = "150%"
+cpu-weight = 50
+io-weight = 10
 [provides."kv@1"]
 allow = ["root", "uid:1000", "gid:7", "*"]
 [provides."kv@1".limits]
@@ -152,6 +159,14 @@ size-max = "4GiB"
             processes: 64,
             file_size: Some(1 << 30),
             locked_memory: 0,
+            resources: Resources {
+                memory_high: Some(48 << 20),
+                memory_max: Some(64 << 20),
+                pids_max: Some(20),
+                cpu_max: Some(1_500),
+                cpu_weight: Some(50),
+                io_weight: Some(10),
+            },
         },
         output: Default::default(),
         provides: BTreeMap::from([
@@ -263,7 +278,7 @@ kv/service.toml:16:15: run.environment.INSULA_DATA: variables that begin with IN
 kv/service.toml:17:9: run.environment."a b": not the name of a variable: letters, digits and `_`
 kv/service.toml:19:14: run.limits.open-files: 1 is not between 64 and 1048576
 kv/service.toml:20:1: run.limits.memory: unknown key
-  hint: known here: open-files, processes, file-size, locked-memory
+  hint: known here: open-files, processes, file-size, locked-memory, memory-high, memory-max, pids-max, cpu-max, cpu-weight, io-weight
 kv/service.toml:21:11: provides.kv: `kv` is not a contract with its major version, like `kv@1`
 kv/service.toml:22:10: provides.kv.allow[0]: `me` names nobody
   hint: write `root`, `uid:1000`, `user:name`, `gid:100`, `group:name`, or `*` for everybody
@@ -484,4 +499,37 @@ fn a_task_is_done_once() {
         said.contains("needs one of `probe` and `command`"),
         "{said}"
     );
+}
+
+#[test]
+fn a_service_asks_for_no_more_than_its_profile_gives() {
+    let profiles = Profiles::check(
+        std::path::Path::new("profiles.toml"),
+        "[profiles.shared.limits]\nmemory-max = \"64MiB\"\npids-max = 20\ncpu-weight = 500\n",
+        &[],
+    )
+    .unwrap();
+    let shared = profiles.get("shared").unwrap().resources;
+    assert_eq!(shared.memory_max, Some(64 << 20));
+    assert_eq!(shared.cpu_weight, Some(500));
+    let check = |limits: &str| {
+        let text = format!("{LEAST}[run.limits]\n{limits}");
+        let facts = Facts {
+            subject: Subject::Release,
+            profiles: &profiles,
+            program: &|_| None,
+        };
+        check_manifest("s.toml", &text, &facts).map_err(|problems| problems.to_string())
+    };
+    let least = check("memory-max = \"64MiB\"\ncpu-max = \"800%\"\n").unwrap();
+    assert_eq!(least.limits.resources.pids_max, None, "its profile's holds");
+    let expected = "\
+s.toml:7:14: run.limits.memory-max: more than 64MiB, which profile `shared` gives
+s.toml:8:12: run.limits.pids-max: more than 20, which profile `shared` gives
+s.toml:9:14: run.limits.cpu-weight: 101 is not between 1 and 100
+s.toml:10:11: run.limits.cpu-max: `1.5` is no share of the processors
+  hint: write percents of one processor, like \"50%\" or \"200%\"";
+    let said =
+        check("memory-max = \"65MiB\"\npids-max = 21\ncpu-weight = 101\ncpu-max = \"1.5\"\n");
+    assert_eq!(said.unwrap_err(), expected);
 }

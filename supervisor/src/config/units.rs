@@ -56,7 +56,7 @@ pub(super) fn duration_text(duration: Duration) -> String {
 }
 
 /// Writes a size as [`size`] reads it.
-pub(super) fn size_text(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     in_words(bytes, &SIZES)
 }
 

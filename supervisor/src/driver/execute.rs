@@ -212,7 +212,7 @@ impl Driver {
                     continue;
                 };
                 let name = &service.spec_of(process).profile;
-                let group = self.groups.as_ref().map(|g| g.path(process.attempt));
+                let group = self.groups.as_ref().and_then(|g| g.path(process.attempt));
                 let best_effort = self.profile(name).best_effort;
                 sights
                     .processes
@@ -282,7 +282,7 @@ impl Driver {
     /// Has others step aside for a process whose profile asks for it.
     fn guard(&self, attempt: Attempt, profile: &ProfileSpec) {
         if let (Some(bound), Some(meters)) = (profile.queue_delay, self.meters.get(&attempt)) {
-            let group = self.groups.as_ref().map(|groups| groups.path(attempt));
+            let group = self.groups.as_ref().and_then(|groups| groups.path(attempt));
             self.aside
                 .is_quick(attempt, meters.clone(), bound, group.as_deref());
         }
@@ -290,8 +290,9 @@ impl Driver {
 
     /// Has a process step aside for others, if its profile is of that kind.
     pub(super) fn let_yield(&self, attempt: Attempt, profile: &ProfileSpec) {
-        if let (true, Some(groups)) = (profile.best_effort, &self.groups) {
-            let told = self.aside.yields(attempt, groups.path(attempt));
+        let group = self.groups.as_ref().and_then(|groups| groups.path(attempt));
+        if let (true, Some(group)) = (profile.best_effort, group) {
+            let told = self.aside.yields(attempt, group);
             log_io("have a best-effort service step aside", told);
         }
     }
@@ -336,7 +337,7 @@ impl Driver {
             "remove channels of an earlier daemon's clients",
             self.channels.forget(attempt),
         );
-        if let Some(groups) = &self.groups {
+        if let Some(groups) = &mut self.groups {
             // What a process left in its cgroup goes with it.
             log_io("remove a cgroup", groups.remove(attempt));
         }

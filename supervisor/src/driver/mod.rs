@@ -25,7 +25,7 @@ use insula_contract::schema::Schema;
 use insula_core::core::{Core, Decision, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RefusalKind, RequestId};
 use insula_core::report::{self, State};
-use insula_core::spec::ProfileSpec;
+use insula_core::spec::{ProfileSpec, ServiceSpec};
 use insula_core::time::Time;
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
@@ -210,8 +210,8 @@ impl Driver {
             seed: now().0,
         };
         let (news, inbox) = mpsc::unbounded_channel();
-        let found =
-            restore::find(&ledger, &depot, &paths, &applied).map_err(setup("read the ledgers"))?;
+        let found = restore::find(&ledger, &depot, &paths, &applied, groups.as_ref())
+            .map_err(setup("read the ledgers"))?;
         let routes = restore::routes(&found).map_err(setup("make the route table"))?;
         let lines = Lines::start(&paths).map_err(setup("read the output of services"))?;
         let mut driver = Self {
@@ -282,8 +282,7 @@ impl Driver {
                 break end;
             }
             let (core, mistakes) = (&self.core, self.mistakes);
-            self.unit
-                .turn(Instant::now(), || summary(core, mistakes));
+            self.unit.turn(Instant::now(), || summary(core, mistakes));
             let due = self.core.next_deadline().map(|at| at.since(now()));
             let word = self
                 .unit
@@ -490,6 +489,7 @@ impl Driver {
             Ask::Status { reply } => {
                 let mut rows = report::rows(&self.core, now());
                 add_memory(&mut rows);
+                self.add_missing_limits(&mut rows);
                 let _ = reply.send(rows);
                 Ok(())
             }
@@ -518,7 +518,9 @@ impl Driver {
                 Ok(())
             }
             Ask::Doctor { reply } => {
-                let _ = reply.send(self.walls.report());
+                let mut report = self.walls.report();
+                report.push(crate::cgroup::report(self.groups.as_ref()));
+                let _ = reply.send(report);
                 Ok(())
             }
         }
@@ -578,6 +580,35 @@ impl Driver {
             serving: None,
             hint: Some("try again when that is done".to_owned()),
         })
+    }
+
+    /// Tells of limits that are set and not enforced.
+    fn add_missing_limits(&self, rows: &mut [report::Row]) {
+        for row in rows {
+            let service = self.core.services().get(&row.name);
+            let Some(spec) = service.and_then(|service| service.releases.get(&row.version)) else {
+                continue;
+            };
+            let lacking = self.lacking(spec);
+            if row.pid.is_some() && !lacking.is_empty() {
+                let text = format!("not enforced on this host: {}", lacking.join(", "));
+                row.reason = match row.reason.take() {
+                    Some(reason) => Some(format!("{reason}; {text}")),
+                    None => Some(text),
+                };
+            }
+        }
+    }
+
+    /// Which of a release's limits this host cannot enforce.
+    fn lacking(&self, spec: &ServiceSpec) -> Vec<String> {
+        let given = self
+            .profiles
+            .get(&spec.profile)
+            .unwrap_or_else(|| self.profiles.fallback())
+            .resources;
+        let holds = spec.limits.resources.under(&given);
+        crate::cgroup::lacking(self.groups.as_ref(), &given, &holds)
     }
 
     /// Leaves nothing mounted or lying about.

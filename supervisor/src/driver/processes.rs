@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 
 use super::execute::LINE_RETRY;
 use super::{Driver, News};
-use crate::cgroup::Group;
+use crate::cgroup::{Group, end};
 use crate::foreign::notify::NotifySocket;
 use crate::launch::{
     Access, Calls, Launch, LaunchError, Network, programs_of_the_host, system_access,
@@ -47,6 +47,9 @@ pub(super) enum StartError {
     /// The release is not known any more.
     #[error("release {0} is not installed")]
     NoRelease(Version),
+    /// The host cannot hold it to what limits it.
+    #[error("cannot enforce here what limits it: {}; `insulactl doctor` says why", .0.join(", "))]
+    Limits(Vec<String>),
     /// Something it needs could not be made.
     #[error("cannot {what}")]
     Prepare {
@@ -169,10 +172,16 @@ impl Driver {
             Some(_) | None => None,
         };
         let profile = self.profile(&spec.profile);
+        let lacking = self.lacking(&spec);
+        if !lacking.is_empty() && !self.walls.are_lenient() {
+            return Err(StartError::Limits(lacking));
+        }
+        let given = (spec.profile.as_str(), &profile.resources);
+        let holds = spec.limits.resources.under(&profile.resources);
         let group = self
             .groups
-            .as_ref()
-            .map(|groups| groups.make(attempt))
+            .as_mut()
+            .map(|groups| groups.make(attempt, given, &holds))
             .transpose()
             .map_err(prepare("make its cgroup"))?;
         let executable = match &release {
@@ -268,10 +277,14 @@ impl Driver {
         let (line, words) = mpsc::unbounded_channel();
         let news = self.news.clone();
         let watched = pidfd.clone();
+        let group = self.groups.as_ref().and_then(|groups| groups.path(attempt));
         let wait = tokio::spawn(async move {
             let outcome = watch::wait(watched.clone()).await;
             // What it left behind in its process group goes with it; there may be nothing.
             let _ = watch::pidfd_signal_group(watched.get_ref(), libc::SIGKILL);
+            if let Some(reason) = group.and_then(|group| end::cause(&group, outcome)) {
+                let _ = news.send(News::Event(Event::Blamed { attempt, reason }));
+            }
             let _ = news.send(News::Event(Event::Exited { attempt, outcome }));
         });
         let mut tasks = vec![wait.abort_handle()];

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::processes::StartError;
 use super::{Driver, DriverError, now, setup};
+use crate::cgroup::Groups;
 use crate::config::Applied;
 use crate::ledger::{Ledger, LedgerError, uids_of_data};
 use crate::memory::{EdgePage, RouteTable};
@@ -72,6 +73,7 @@ pub(super) fn find(
     depot: &Depot,
     paths: &Paths,
     applied: &Applied,
+    groups: Option<&Groups>,
 ) -> Result<Found, RestoreError> {
     let mut records = ledger.records()?;
     // Should the ledger be lost, the owners of the data tell the user ids.
@@ -92,7 +94,10 @@ pub(super) fn find(
         let found = match known.get(attempt) {
             Some(identity) => identity.find()?.map(|pidfd| (identity.pid, pidfd)),
             // It may have been launched before it was recorded as a process.
-            None => find_by_number(*attempt)?,
+            None => match groups.and_then(|groups| find_in_group(groups, *attempt)) {
+                Some(found) => Some(found),
+                None => find_by_number(*attempt)?,
+            },
         };
         if let Some(found) = found {
             living.insert(*attempt, found);
@@ -122,6 +127,20 @@ pub(super) fn find(
         },
         living,
     })
+}
+
+/// Looks for the program in the cgroup of an attempt.
+fn find_in_group(groups: &Groups, attempt: Attempt) -> Option<(i32, OwnedFd)> {
+    let processes = groups.processes(attempt);
+    let pid = processes
+        .into_iter()
+        .find(|pid| is_first_of_its_session(*pid))?;
+    let pidfd = crate::watch::pidfd_open(pid).ok()?;
+    // It was that process only if it still is in there.
+    groups
+        .processes(attempt)
+        .contains(&pid)
+        .then_some((pid, pidfd))
 }
 
 /// Looks for a process with an attempt's number in its environment.
@@ -263,6 +282,10 @@ impl Driver {
             }
         }
         let alive = stored.alive.clone();
+        if let Some(groups) = &mut self.groups {
+            let cleared = groups.clear_but(|attempt| alive.contains_key(&attempt));
+            super::log_io("remove the cgroups of who is gone", cleared);
+        }
         let left = self.lines.clear_but(|attempt| alive.contains_key(&attempt));
         super::log_io("remove the pipes of who is gone", left);
         self.channels

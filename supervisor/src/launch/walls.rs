@@ -26,12 +26,16 @@ pub struct Wall {
     pub text: String,
 }
 
-/// How many of the walls that the host gives are built.
+/// How many of the walls that the host gives are built, and what becomes of a service whose limits
+/// it cannot enforce: it is not started, unless this says otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Isolation {
     /// All of them.
     #[default]
     Full,
+    /// All of them, and a service that sets limits which this host cannot enforce is started
+    /// without them.
+    BestEffort,
     /// None: services run under the daemon's own user id, though without capabilities, and use
     /// whatever files and ports that may. For trials, and to measure what the walls cost.
     None,
@@ -50,6 +54,8 @@ pub struct Walls {
     pidfd_inodes: bool,
     exits_of_strangers: bool,
     isolation: Isolation,
+    /// Whether limits that cannot be enforced are let go.
+    lenient: bool,
 }
 
 impl Walls {
@@ -57,6 +63,7 @@ impl Walls {
     pub fn probe() -> Self {
         Self {
             isolation: Isolation::Full,
+            lenient: false,
             root: nix::unistd::geteuid().is_root(),
             landlock: landlock_version(),
             filters: has_filters(),
@@ -68,7 +75,21 @@ impl Walls {
 
     /// The same, of which only so many are built.
     pub fn with(self, isolation: Isolation) -> Self {
-        Self { isolation, ..self }
+        let (isolation, lenient) = match isolation {
+            Isolation::Full => (Isolation::Full, false),
+            Isolation::BestEffort => (Isolation::Full, true),
+            Isolation::None => (Isolation::None, true),
+        };
+        Self {
+            isolation,
+            lenient,
+            ..self
+        }
+    }
+
+    /// Whether a service whose limits cannot be enforced is started without them.
+    pub fn are_lenient(&self) -> bool {
+        self.lenient
     }
 
     /// Whether every service has a user id of its own.
@@ -89,7 +110,7 @@ impl Walls {
     /// The cgroup v2 directory below which processes can be born in a directory of their own.
     pub fn cgroup(&self) -> Option<&Path> {
         match self.isolation {
-            Isolation::Full => self.cgroup.as_deref().ok(),
+            Isolation::Full | Isolation::BestEffort => self.cgroup.as_deref().ok(),
             Isolation::None => None,
         }
     }

@@ -93,6 +93,39 @@ install_service() { # NAME: a release of a program of the workspace
   rm -r "$release"
 }
 
+# kv, called by a user that it allows: `useradd --groups users caller`.
+call() { # METHOD REQUEST
+  insulactl call --as "$(id -u caller)" --deadline 60s kv@1 "$@"
+}
+put() { # KEY VALUE
+  call put "{\"key\": \"$1\", \"value\": \"$2\"}"
+}
+has() { # KEY VALUE
+  local said
+  said=$(call get "{\"key\": \"$1\"}")
+  grep -E "\"value\": ?\"$2\"" <<<"$said" || { echo "$said"; return 1; }
+}
+
+# Calls of a program that does not know of the daemon's restarts; ends with 1 if one failed, or a
+# write that was answered is not there.
+start_load() {
+  rm -f /tmp/words
+  mkfifo /tmp/words
+  runuser -u caller -- /insula/bin/kv-load exercise --workload F --records 20 --clients 2 \
+    --rate 20 --deadline 120s --marks </tmp/words >/tmp/load.out 2>/tmp/load.err &
+  load=$!
+  exec 9>/tmp/words
+  await grep -q "running workload" /tmp/load.err
+}
+end_load() { # in no subshell: it waits for a child; its status is in $load_ended
+  echo stop >&9 || true
+  exec 9>&-
+  load_ended=0
+  wait "$load" || load_ended=$?
+  cat /tmp/load.out
+  if ((load_ended)); then cat /tmp/load.err; fi
+}
+
 has_wall() { # NAME: whether the doctor finds it
   local said
   said=$(insulactl doctor || true) # what else is missing is not asked

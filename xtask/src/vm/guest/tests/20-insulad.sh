@@ -2,38 +2,6 @@
 # hangs of the daemon, stops in order, a reboot and a power cut.
 . /insula/lib.sh
 
-call() { # METHOD REQUEST: as a user that kv lets call it
-  insulactl call --as "$(id -u caller)" --deadline 60s kv@1 "$@"
-}
-put() { # KEY VALUE
-  call put "{\"key\": \"$1\", \"value\": \"$2\"}"
-}
-has() { # KEY VALUE
-  local said
-  said=$(call get "{\"key\": \"$1\"}")
-  grep -E "\"value\": ?\"$2\"" <<<"$said" || { echo "$said"; return 1; }
-}
-
-# Calls of a program that does not know of the daemon's restarts; ends with 1 if one failed, or a
-# write that was answered is not there.
-start_load() {
-  rm -f /tmp/words
-  mkfifo /tmp/words
-  runuser -u caller -- /insula/bin/kv-load exercise --workload F --records 20 --clients 2 \
-    --rate 20 --deadline 120s --marks </tmp/words >/tmp/load.out 2>/tmp/load.err &
-  load=$!
-  exec 9>/tmp/words
-  await grep -q "running workload" /tmp/load.err
-}
-end_load() { # in no subshell: it waits for a child; its status is in $load_ended
-  echo stop >&9 || true
-  exec 9>&-
-  load_ended=0
-  wait "$load" || load_ended=$?
-  cat /tmp/load.out
-  if ((load_ended)); then cat /tmp/load.err; fi
-}
-
 # A program of the host that says when it ends.
 define() { # NAME AFTER
   local script="trap 'echo $1 >>/var/tmp/order; exit 0' TERM; while :; do sleep 1000 & wait; done"

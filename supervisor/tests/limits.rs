@@ -1,0 +1,47 @@
+//! Limits of services on this host, which may be able to enforce them or not; that they hold is
+//! tried in the guests of `cargo xtask vm`.
+
+mod support;
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use support::Host;
+
+const LIMITED: &str = "[run]\ncommand = [\"/usr/bin/sleep\", \"1000\"]\nprofile = \"dense\"\n\
+                       [run.limits]\nmemory-max = \"64MiB\"\npids-max = 20\n";
+
+#[test]
+fn limits_are_enforced_or_the_service_is_not_started_unless_a_person_wants_it() {
+    let mut host = Host::start();
+    let services = host.root.join("etc/services");
+    fs::create_dir_all(&services).unwrap();
+    fs::write(services.join("limited.toml"), LIMITED).unwrap();
+    let doctor = host.ctl(&["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let enforced = doctor
+        .lines()
+        .any(|line| line.starts_with("ok") && line.contains(" limits "));
+    host.ctl(&["update"]);
+    if enforced {
+        host.wait_for_state("limited", "READY");
+        assert!(host.row("limited")["reason"].is_null());
+        return;
+    }
+    host.wait_for_state("limited", "FATAL");
+    let why = host.must(&["why", "limited"]);
+    let refusal = "cannot enforce here what limits it: memory-max, pids-max";
+    assert!(why.contains(refusal), "{why}");
+
+    host.kill_daemon();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_insulad"));
+    command.args(["--isolation", "best-effort"]);
+    host.start_daemon_by(command, Stdio::null());
+    host.must(&["start", "limited"]);
+    let told = host.must(&["status", "limited"]);
+    assert!(told.contains("READY"), "{told}");
+    assert!(
+        told.contains("not enforced on this host: memory-max, pids-max"),
+        "{told}"
+    );
+}
