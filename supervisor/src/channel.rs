@@ -129,6 +129,17 @@ impl Channels {
         Ok(())
     }
 
+    /// Where the channel of two attempts lies: the provider's and the consumer's.
+    pub fn pair(
+        &self,
+        provider: &ServiceName,
+        consumer: &str,
+        pair: (Attempt, Attempt),
+    ) -> PathBuf {
+        self.parent(provider, consumer)
+            .join(pair_directory(pair.0, pair.1))
+    }
+
     /// Makes the channel of two attempts: the provider's and the consumer's.
     pub fn open_pair(
         &self,
@@ -137,9 +148,7 @@ impl Channels {
         pair: (Attempt, Attempt),
         uids: Option<(u32, u32)>,
     ) -> io::Result<()> {
-        let directory = self
-            .parent(provider, consumer)
-            .join(pair_directory(pair.0, pair.1));
+        let directory = self.pair(provider, consumer, pair);
         make(&directory)?;
         let entries = uids
             .map(|(p, c)| vec![(p, 0o7), (c, 0o7)])
@@ -154,11 +163,7 @@ impl Channels {
         consumer: &str,
         pair: (Attempt, Attempt),
     ) -> io::Result<()> {
-        remove_tree(
-            &self
-                .parent(provider, consumer)
-                .join(pair_directory(pair.0, pair.1)),
-        )
+        remove_tree(&self.pair(provider, consumer, pair))
     }
 
     /// Removes all channels of an earlier daemon but those of living attempts.

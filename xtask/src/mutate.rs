@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
+/// The processor time, in seconds, that each process of cargo's may use.
+const CPU_MAX: &str = "--cpu=300";
+
 /// A mistake that somebody could make.
 struct Mutation {
     what: &'static str,
@@ -199,7 +202,9 @@ enum Said {
 
 fn test(tree: &Path, target: &Path, steps: u64) -> Result<Said, String> {
     let run = |arguments: &[&str]| {
-        Command::new(env!("CARGO"))
+        // A broken core may turn for ever; a sound one takes seconds.
+        Command::new("prlimit")
+            .args([CPU_MAX, env!("CARGO")])
             .args(["test", "--release", "--locked", "-p", "insula-core"])
             .args(arguments)
             .current_dir(tree)
@@ -208,7 +213,7 @@ fn test(tree: &Path, target: &Path, steps: u64) -> Result<Said, String> {
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| format!("cannot run cargo: {error}"))
+            .map_err(|error| format!("cannot run cargo by prlimit: {error}"))
     };
     let built = run(&["--no-run"])?;
     if !built.status.success() {
@@ -226,6 +231,9 @@ fn test(tree: &Path, target: &Path, steps: u64) -> Result<Said, String> {
     let failed: Vec<_> = failed
         .filter_map(|line| line.strip_prefix("test "))
         .collect();
+    if failed.is_empty() && String::from_utf8_lossy(&tested.stderr).contains("SIGXCPU") {
+        return Ok(Said::Red("it does not come to an end".to_owned()));
+    }
     let seed = text.lines().find(|line| line.starts_with("seed "));
     let seed = seed.map_or_else(String::new, |line| format!(" ({line})"));
     Ok(Said::Red(format!("{}{seed}", failed.join(", "))))

@@ -14,6 +14,7 @@ use super::forms::Owner;
 use super::{Driver, End, because, log_io};
 use crate::memory::EdgePage;
 use crate::meters::{Meters, Survey};
+use crate::removal::remove_tree;
 use crate::utilisation::Sights;
 
 /// A spin time as services read it.
@@ -107,6 +108,12 @@ impl Driver {
                 let directory = consumer.directory();
                 let closed = self.channels.close_pair(&provider, &directory, pair);
                 log_io(&format!("remove a channel on edge {edge}"), closed);
+                let channel = self.channels.pair(&provider, &directory, pair);
+                tokio::spawn(async move {
+                    tokio::time::sleep(OPENED_BY_THEN).await;
+                    // The next daemon clears what this one does not come to.
+                    let _ = tokio::task::spawn_blocking(move || remove_tree(&channel)).await;
+                });
             }
             Action::AnswerClient {
                 client,
@@ -347,6 +354,10 @@ impl Driver {
         );
     }
 }
+
+/// A client that was opening a channel when it was removed may have made its directory anew, if its
+/// user may write there (root, or everybody's one user without root); by now it has given up.
+const OPENED_BY_THEN: Duration = Duration::from_secs(2);
 
 /// How long a lost line is given before it is tried again.
 pub(super) const LINE_RETRY: Duration = Duration::from_millis(20);
