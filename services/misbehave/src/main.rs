@@ -4,6 +4,7 @@
 //! waits to be stopped like any other service.
 
 mod attack;
+mod ends;
 mod forms;
 mod guest;
 mod hungry;
@@ -14,6 +15,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use insula::Service;
@@ -45,11 +47,27 @@ enum What {
         #[command(flatten)]
         target: attack::Target,
     },
-    /// End at once with this code.
+    /// End with this code.
     Exit {
         /// The exit code.
         code: u8,
+        /// After so long.
+        #[arg(long, default_value_t = 0)]
+        after_ms: u64,
+        /// Say that it is ready before that.
+        #[arg(long)]
+        ready: bool,
     },
+    /// Know nothing of Insula: ignore SIGTERM, once there is a file `stubborn` in the working directory.
+    Stubborn,
+    /// Know nothing of Insula: end, and leave a child behind, whose number the file `child` holds.
+    Fork {
+        /// Let it begin a session of its own.
+        #[arg(long)]
+        session: bool,
+    },
+    /// Know nothing of Insula: note the signals that come in the file `signals`.
+    Signals,
     /// Live and never say ready.
     Mute,
     /// Serve `form@1` in one of its forms.
@@ -90,7 +108,14 @@ enum What {
 fn main() -> ExitCode {
     let args = Args::parse();
     match &args.what {
-        What::Exit { code } => return ExitCode::from(*code),
+        What::Exit {
+            code,
+            after_ms,
+            ready,
+        } => return ends::exit(*code, Duration::from_millis(*after_ms), *ready),
+        What::Stubborn => return ends::stubborn(),
+        What::Fork { session } => return ends::fork_away(*session),
+        What::Signals => return ends::signals(),
         What::Mute => loop {
             std::thread::park();
         },

@@ -6,6 +6,7 @@
 
 mod logs;
 mod orders;
+pub(crate) mod signals;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -174,6 +175,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/daemon/upgrade", post(succeed))
         .route("/v1/orders", post(orders::orders))
         .route("/v1/services/{name}/logs", get(logs::logs))
+        .route("/v1/services/{name}/signal", post(signals::signal))
         .route("/v1/services/{name}/{verb}", post(order))
         .layer(from_fn(authorise))
         .with_state(api);

@@ -15,6 +15,7 @@ mod logs;
 mod orders;
 mod progress;
 mod releases;
+mod signal;
 mod status;
 mod systemd;
 mod update;
@@ -24,6 +25,7 @@ mod why;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_complete::env::{CompleteEnv, Shells};
@@ -131,6 +133,16 @@ enum Verb {
         /// Their names, or `all`.
         #[arg(required = true)]
         names: Vec<String>,
+    },
+    /// Send a signal to the processes of a service, or of one instance of it.
+    Signal {
+        /// Its name: `kv` or `kv:0`.
+        name: String,
+        /// Which signal, as `HUP`.
+        #[arg(value_name = "SIG", value_parser = PossibleValuesParser::new(
+            crate::control::signals::SIGNALS.iter().map(|(name, _)| *name)
+        ))]
+        signal: String,
     },
     /// Show how services are.
     Status {
@@ -277,6 +289,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         Verb::Start { names } => orders::run(&client, orders::Verb::Start, &names).await,
         Verb::Stop { names } => orders::run(&client, orders::Verb::Stop, &names).await,
         Verb::Restart { names } => orders::run(&client, orders::Verb::Restart, &names).await,
+        Verb::Signal { name, signal } => signal::run(&client, &name, &signal).await,
         Verb::Status { names, json } => status::run(&client, &names, json).await,
         Verb::Why { name } => why::run(&client, &name).await,
         Verb::Upgrade { name, version } => {

@@ -74,6 +74,17 @@ pub enum Ask {
         /// The answer comes when the goal is reached, or cannot be.
         reply: oneshot::Sender<Result<Done, Refusal>>,
     },
+    /// Send a signal to its processes.
+    Signal {
+        /// Whose.
+        service: ServiceName,
+        /// Only those of this instance.
+        index: Option<u16>,
+        /// Its number.
+        signal: i32,
+        /// Who got it; `None` if there is no such service.
+        reply: oneshot::Sender<Option<Vec<super::signals::Signalled>>>,
+    },
     /// Install the release at this path.
     Install {
         /// A directory or a tarball, absolute.

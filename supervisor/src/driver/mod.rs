@@ -13,6 +13,7 @@ mod health;
 mod install;
 mod processes;
 mod restore;
+pub mod signals;
 pub mod update;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -480,6 +481,15 @@ impl Driver {
             }
             Ask::Install { path, news } => {
                 self.install(path, news);
+                Ok(())
+            }
+            Ask::Signal {
+                service,
+                index,
+                signal,
+                reply,
+            } => {
+                let _ = reply.send(self.signal(&service, index, signal));
                 Ok(())
             }
             Ask::Releases { reply } => {
