@@ -1,5 +1,7 @@
 //! What a person orders of one service.
 
+use std::sync::Arc;
+
 use semver::Version;
 
 use crate::event::{Done, Record, Refusal, RefusalKind, RequestId};
@@ -214,7 +216,7 @@ impl Service {
     ) {
         let before = self.spec().clone();
         for spec in specs {
-            self.releases.insert(spec.version.clone(), spec);
+            self.releases.insert(spec.version.clone(), Arc::new(spec));
         }
         let restart = restart || !before.runs_as(self.spec());
         self.judge_anew(turn);

@@ -23,6 +23,7 @@ mod steps;
 mod upgrade;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use insula_contract::edge::SERVER_SLOTS;
 use insula_contract::id::{Attempt, ContractId, Epoch, Instance, ServiceName};
@@ -262,8 +263,9 @@ pub struct Service {
     pub name: ServiceName,
     /// Its user id, where services have one of their own.
     pub uid: Option<u32>,
-    /// Its installed releases.
-    pub releases: BTreeMap<Version, ServiceSpec>,
+    /// Its installed releases. A map keeps its values in groups of eleven, most often for one: hence
+    /// not the specs themselves.
+    pub releases: BTreeMap<Version, Arc<ServiceSpec>>,
     /// The release that serves or would.
     pub active: Version,
     /// The one that did before.
@@ -304,7 +306,7 @@ impl Service {
             uid,
             active: spec.version.clone(),
             replicas: vec![replica; usize::from(spec.instances.clamp(1, INSTANCES_MAX))],
-            releases: BTreeMap::from([(spec.version.clone(), spec)]),
+            releases: BTreeMap::from([(spec.version.clone(), Arc::new(spec))]),
             previous: None,
             goal: Goal::Down,
             scale: None,

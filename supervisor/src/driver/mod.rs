@@ -255,6 +255,7 @@ impl Driver {
         driver.take_up(found)?;
         driver.retire_again()?;
         driver.update_at_start()?;
+        give_back();
         Ok(driver)
     }
 
@@ -654,6 +655,17 @@ fn summary(core: &Core, mistakes: usize) -> String {
         0 => how,
         1 => format!("{how}; the host's files are not taken in: there is a mistake"),
         _ => format!("{how}; the host's files are not taken in: there are {mistakes} mistakes"),
+    }
+}
+
+/// Gives memory back to the kernel that was in use for the start only: what was read of the ledgers,
+/// and a copy of the core that the host's files were tried on.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "malloc_trim")]
+    // SAFETY: takes a number, and locks what it works on.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -5,6 +5,7 @@
 //! What holds from then on is stored before it is done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use insula_contract::id::ServiceName;
 use insula_core::event::{Done, Event, Order, Refusal, RequestId};
@@ -263,7 +264,7 @@ impl Driver {
             }
             let specs: Vec<ServiceSpec> = specs
                 .into_iter()
-                .filter(|spec| service.releases.get(&spec.version) != Some(spec))
+                .filter(|spec| service.releases.get(&spec.version).map(Arc::as_ref) != Some(*spec))
                 .cloned()
                 .collect();
             let new = specs.iter().find(|spec| spec.version == service.active);

@@ -1,6 +1,7 @@
 //! Taking up what an earlier run of the daemon left, and taking in releases.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use insula_contract::id::{Attempt, ContractId, Instance, ServiceName};
 use insula_contract::route::CAPACITY;
@@ -271,7 +272,9 @@ pub(super) fn install(
     let name = spec.name.clone();
     let contracts: Vec<_> = spec.provides.keys().cloned().collect();
     if let Some(service) = services.get_mut(&name) {
-        service.releases.insert(spec.version.clone(), spec);
+        service
+            .releases
+            .insert(spec.version.clone(), Arc::new(spec));
     } else {
         let uid = known_uid(&name).or_else(|| {
             let uid = turn.ids.uid?;
