@@ -425,6 +425,17 @@ mod tests {
             channels.open_edge(&kv, consumer, None).unwrap();
         }
         let hostile = channels.parent(&kv, "hostile");
+        // The kernel gives no more than this, which no test can afford to fill.
+        let has = nix::sys::statvfs::statvfs(&hostile).unwrap();
+        let memory = fs::read_to_string("/proc/meminfo").unwrap();
+        let memory = memory.split_whitespace().nth(1).unwrap();
+        let memory = memory.parse::<u64>().unwrap() << 10;
+        let size = has.blocks() * has.fragment_size();
+        assert!(
+            size > memory / 10 && size < memory / 7,
+            "{size} of {memory}"
+        );
+        assert_eq!(has.files(), 16_384);
         let files = (0..)
             .take_while(|number| fs::File::create(hostile.join(number.to_string())).is_ok())
             .count();

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use support::Host;
+use support::{Host, manifest_of, path};
 
 const LIMITED: &str = "[run]\ncommand = [\"/usr/bin/sleep\", \"1000\"]\nprofile = \"dense\"\n\
                        [run.limits]\nmemory-max = \"64MiB\"\npids-max = 20\n";
@@ -44,4 +44,40 @@ fn limits_are_enforced_or_the_service_is_not_started_unless_a_person_wants_it() 
         told.contains("not enforced on this host: memory-max, pids-max"),
         "{told}"
     );
+}
+
+#[test]
+fn a_store_takes_no_more_than_its_manifest_says_and_answers_on() {
+    let host = Host::start();
+    let manifest = fs::read_to_string(manifest_of("kv")).unwrap();
+    let manifest = manifest.replace("\"4GiB\"", "\"1MiB\"");
+    let manifest = manifest.replace("\"root\", \"group:users\"", "\"*\"");
+    let release = host.release("kv", &manifest, &["kv"]);
+    host.must(&["install", path(&release)]);
+    host.must(&["start", "kv"]);
+    let value = "v".repeat(50_000);
+    let put = |key: u32| {
+        let request = format!("{{\"key\": \"{key}\", \"value\": \"{value}\"}}");
+        host.ctl(&["call", "--deadline", "60s", "kv@1", "put", &request])
+    };
+    let (taken, refusal) = (0..100)
+        .map(|key| (key, put(key)))
+        .find(|(_, output)| !output.status.success())
+        .expect("five times what it may hold");
+    let refusal = String::from_utf8_lossy(&refusal.stderr).into_owned();
+    assert!(refusal.contains("full"), "{refusal}");
+    let bytes = u64::from(taken) * 50_000;
+    assert!(
+        (1 << 19..=1 << 20).contains(&bytes),
+        "{bytes} in {taken} entries"
+    );
+    let first = host.must(&[
+        "call",
+        "--deadline",
+        "60s",
+        "kv@1",
+        "get",
+        "{\"key\": \"0\"}",
+    ]);
+    assert!(first.contains(&value), "what was taken is there");
 }

@@ -34,6 +34,8 @@ pub const LINE_FD: i32 = 3;
 pub const ENV_ATTEMPT: &str = "INSULA_ATTEMPT";
 /// Environment variable: the directory that is the service's own.
 pub const ENV_DATA: &str = "INSULA_DATA";
+/// Environment variable of a service with a store: the most bytes that it may hold.
+pub const ENV_DATA_SIZE: &str = "INSULA_DATA_SIZE";
 /// Environment variable: the instance, like `kv:0`.
 pub const ENV_INSTANCE: &str = "INSULA_INSTANCE";
 

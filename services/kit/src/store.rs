@@ -33,6 +33,7 @@ use std::time::Duration;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use insula_ipc::protocol::id::Epoch;
+use insula_ipc::protocol::line::ENV_DATA_SIZE;
 use thiserror::Error;
 
 use sync::Syncer;
@@ -97,8 +98,8 @@ impl FromStr for Durability {
 pub struct StoreOptions {
     /// When a commit is on the disk.
     pub durability: Durability,
-    /// The most bytes that its entries may take. The file may grow beyond, by an eighth and
-    /// [`SLACK`], where entries are removed and written anew.
+    /// The most bytes that its entries may take, if the manifest's `size-max` gives as much. The
+    /// file may grow beyond, by an eighth and [`SLACK`], where entries are removed and written anew.
     pub size_max: u64,
     /// The version of the data's schema.
     pub schema: u32,
@@ -110,11 +111,16 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             durability: Durability::Grouped,
-            size_max: 4 << 30,
+            size_max: given().unwrap_or(4 << 30),
             schema: 1,
             tables_max: 16,
         }
     }
+}
+
+/// What the manifest gives, in a supervised service.
+fn given() -> Option<u64> {
+    std::env::var(ENV_DATA_SIZE).ok()?.parse().ok()
 }
 
 /// Why a store did not do what it was asked.
@@ -212,6 +218,9 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens the environment in a directory, or makes it; as a follower, which only reads.
     pub fn open(directory: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
+        let mut options = options.clone();
+        options.size_max = options.size_max.min(given().unwrap_or(u64::MAX));
+        let options = &options;
         std::fs::create_dir_all(directory).map_err(StoreError::Directory)?;
         let claim = build::claim(directory, &build::ours())?;
         let env: &'static Env<WithoutTls> = Box::leak(Box::new(open_env(directory, options)?));

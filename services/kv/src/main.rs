@@ -21,19 +21,20 @@ struct Args {
     /// When a write is on the disk: `strict`, `grouped`, or `periodic=50ms`.
     #[arg(long, default_value = "grouped")]
     durability: Durability,
-    /// The most gibibytes that the store may take.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    size_max: u64,
+    /// The most gibibytes that the store may take, if less than the manifest's `size-max`.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    size_max: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     Service::new().data_schema(SCHEMA).serve(|context| {
+        let given = StoreOptions::default();
         let options = StoreOptions {
             durability: args.durability,
-            size_max: args.size_max << 30,
+            size_max: args.size_max.map_or(given.size_max, |size| size << 30),
             schema: SCHEMA,
-            ..StoreOptions::default()
+            ..given
         };
         let store = Store::open(&context.data().join("store"), &options)?;
         let kv = Kv::open(store.clone(), context.release())?;

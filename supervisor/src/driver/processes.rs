@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use insula_contract::id::{Attempt, Instance, ServiceName};
 use insula_contract::line::{
-    ENV_ATTEMPT, ENV_DATA, ENV_INSTANCE, FromService, SCHEMAS_MAX, TRANSPORT, ToService,
+    ENV_ATTEMPT, ENV_DATA, ENV_DATA_SIZE, ENV_INSTANCE, FromService, SCHEMAS_MAX, TRANSPORT,
+    ToService,
 };
 use insula_core::event::Event;
 use insula_core::spec::{self, Cpus, Kind, Readiness, ServiceSpec};
@@ -404,6 +405,9 @@ fn environment(
         (ENV_RELEASE, spec.version.to_string()),
     ] {
         environment.insert(key.to_owned(), value);
+    }
+    if let Some(data) = &spec.data {
+        environment.insert(ENV_DATA_SIZE.to_owned(), data.size_max.to_string());
     }
     if let Some(notify) = notify {
         let path = notify.path().to_string_lossy().into_owned();
