@@ -53,8 +53,8 @@ await another_pid memory "$pid"
 await state_is memory READY
 check "an instance over its memory is killed and replaced" another_pid memory "$pid"
 check "its child goes with it" gone "$child"
-check "why tells that it was for memory" says "killed for memory: 64MiB of limit 64MiB" \
-  insulactl why memory
+check "why tells that it was for memory" says "killed for memory: " insulactl why memory
+check "and what the limit was" says " of limit 64MiB" insulactl why memory
 
 before=$(daemon)
 systemctl kill -s KILL insulad
@@ -66,7 +66,7 @@ await has_two_processes "$(group_dir memory)"
 feed memory
 await another_pid memory "$pid"
 await state_is memory READY
-check "the next daemon tells of the end of who it adopted" says "of limit 64MiB" \
+check "the next daemon tells of the end of who it adopted" says " of limit 64MiB" \
   insulactl why memory
 
 await state_is processes READY
