@@ -173,7 +173,10 @@ impl Groups {
         (profile, given): (&str, &Resources),
         holds: &Resources,
     ) -> io::Result<Group> {
-        self.sweep()?;
+        // What another one left is no reason not to start this one.
+        if let Err(error) = self.sweep() {
+            tracing::warn!(%error, "cannot remove a cgroup");
+        }
         let profile: Arc<str> = match self.profiles.get_key_value(profile) {
             Some((known, _)) => known.clone(),
             None => profile.into(),
