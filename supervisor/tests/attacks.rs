@@ -109,7 +109,7 @@ impl Scene {
         command.extend(self.arguments());
         let manifest = format!(
             "name = \"attacker\"\nversion = \"1.0.0\"\n[run]\nprofile = \"shared\"\n\
-             ready-timeout = \"60s\"\ncommand = {command:?}\n\
+             ready-timeout = \"300s\"\ncommand = {command:?}\n\
              [run.limits]\nprocesses = 64\nopen-files = 256\nfile-size = \"1MiB\"\n"
         );
         let release = self.host.release("attacker", &manifest, &["misbehave"]);
