@@ -20,7 +20,7 @@ use crate::paths::Paths;
 use crate::successor;
 use crate::systemd::handed::{CONTROL, Handed, LOCK, OWN_CONTROL};
 use crate::systemd::job::{self, Job};
-use crate::systemd::payload;
+use crate::systemd::{payload, store};
 
 /// Questions that wait for the driver at most; who asks more waits.
 const ASKS_MAX: usize = 1024;
@@ -101,7 +101,9 @@ async fn run(
     paths
         .create()
         .map_err(setup("make the daemon's directories"))?;
-    let lock = match handed.next(LOCK) {
+    let earlier = handed.next(LOCK);
+    let succeeds = earlier.is_some();
+    let lock = match earlier {
         // An earlier program of this process had it.
         Some(lock) => lock,
         None => {
@@ -123,7 +125,9 @@ async fn run(
     let listener = listener.map_err(setup("open the control socket"))?;
     let kept = listener.as_fd().try_clone_to_owned();
     let kept = kept.map_err(setup("keep the control socket"))?;
-    let driver = Driver::open(paths, isolation)?;
+    // After an upgrade in place systemd has handed nothing over, whatever it keeps.
+    let pidfds = (!succeeds).then(|| std::iter::from_fn(|| handed.next(store::NAME)).collect());
+    let driver = Driver::open(paths, isolation, pidfds)?;
     for wall in driver.walls().report().iter().filter(|wall| !wall.holds) {
         tracing::warn!("not enforced here: {}: {}", wall.name, wall.text);
     }

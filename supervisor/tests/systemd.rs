@@ -1,5 +1,7 @@
 //! The daemon as systemd runs it, with this test in systemd's place.
 
+#![expect(unsafe_code, reason = "descriptors come by messages")]
+
 mod support;
 
 use std::fs;
@@ -85,6 +87,84 @@ impl Systemd {
         }
         panic!("the daemon did not say {line}");
     }
+}
+
+impl Systemd {
+    /// Reads messages until one has descriptors to keep, and gives these.
+    fn take_in(&self) -> Vec<OwnedFd> {
+        use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+        use std::os::fd::{AsRawFd, FromRawFd};
+        let started = Instant::now();
+        let mut buffer = [0; 4096];
+        let mut control = nix::cmsg_space!([i32; 253]);
+        while started.elapsed() < WATCHDOG {
+            let mut parts = [std::io::IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let socket = self.socket.as_raw_fd();
+            let Ok(message) = recvmsg::<UnixAddr>(socket, &mut parts, Some(&mut control), flags)
+            else {
+                continue;
+            };
+            let length = message.bytes;
+            let mut taken = Vec::new();
+            for part in message.cmsgs().unwrap() {
+                if let ControlMessageOwned::ScmRights(numbers) = part {
+                    // SAFETY: the kernel has just made these descriptors, and nobody else owns them.
+                    let own = |number| unsafe { OwnedFd::from_raw_fd(number) };
+                    taken.extend(numbers.into_iter().map(own));
+                }
+            }
+            if !taken.is_empty() {
+                let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                for line in ["FDSTORE=1", "FDNAME=pidfd", "FDPOLL=0"] {
+                    assert!(said.lines().any(|is| is == line), "{said}");
+                }
+                return taken;
+            }
+        }
+        panic!("the daemon had nothing kept");
+    }
+}
+
+#[test]
+fn how_a_process_ended_that_died_without_a_daemon_is_known_by_what_systemd_kept() {
+    let mut host = Host::start();
+    host.install_kv("1.0.0");
+    host.kill_daemon();
+    let systemd = Systemd::new(&host);
+    host.start_daemon_by(systemd.command(false), Stdio::null());
+    systemd.hear("READY=1");
+    host.must(&["start", "kv"]);
+    let mut kept = systemd.take_in();
+    assert_eq!(kept.len(), 1);
+    let kv = host.pid("kv");
+    host.kill_daemon();
+    kill(Pid::from_raw(kv), Signal::SIGKILL).unwrap();
+    // Whoever is its parent now reaps it.
+    support::wait_for("the end of kv", || (!support::is_running(kv)).then_some(()));
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=pidfd \
+                  WATCHDOG_PID=$$ exec \"$0\" \"$@\"";
+    let mut command = systemd.command(false);
+    let path = command
+        .get_envs()
+        .find_map(|(name, value)| (name == "PATH").then_some(value?.to_owned()))
+        .unwrap();
+    command = Command::new("sh");
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_insulad")])
+        .env("PATH", path)
+        .env("NOTIFY_SOCKET", &systemd.path);
+    host.start_daemon_by(command, Stdio::from(kept.remove(0)));
+    support::wait_for("another process", || {
+        let row = host.row("kv");
+        (row["state"] == "READY" && row["pid"] != kv).then_some(())
+    });
+    let log = host.daemon_log();
+    if log.contains("unknown") {
+        println!("SKIPPED (needs Linux 6.15): how a process ended that died without a daemon");
+        return;
+    }
+    assert!(log.contains("was ended by signal 9"), "{log}");
 }
 
 fn signal(host: &Host, signal: Signal) {

@@ -18,6 +18,7 @@ pub mod update;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ use crate::output::Lines;
 use crate::paths::Paths;
 use crate::release::Depot;
 use crate::systemd::notify::Unit;
+use crate::systemd::store::Store;
 use ask::{Ask, ReleaseRow};
 use clients::ClientLine;
 use forms::Forms;
@@ -137,6 +139,10 @@ pub struct Driver {
     sheltered: bool,
     /// The daemon's own unit.
     unit: Unit,
+    /// What systemd keeps for the next daemon.
+    store: Store,
+    /// Attempts whose processes it is to keep, too.
+    to_keep: Vec<Attempt>,
     ended: Option<End>,
 }
 
@@ -185,7 +191,13 @@ pub(crate) enum News {
 
 impl Driver {
     /// Opens what the daemon keeps, and takes charge of what an earlier one left.
-    pub fn open(paths: Paths, isolation: Isolation) -> Result<Self, DriverError> {
+    ///
+    /// `kept` are the descriptors of processes that systemd kept, if it could be asked to.
+    pub fn open(
+        paths: Paths,
+        isolation: Isolation,
+        kept: Option<Vec<OwnedFd>>,
+    ) -> Result<Self, DriverError> {
         paths
             .create()
             .map_err(setup("make the daemon's directories"))?;
@@ -211,8 +223,17 @@ impl Driver {
             seed: now().0,
         };
         let (news, inbox) = mpsc::unbounded_channel();
-        let found = restore::find(&ledger, &depot, &paths, &applied, groups.as_ref())
-            .map_err(setup("read the ledgers"))?;
+        let kept_count = kept.as_ref().map(Vec::len);
+        let found = restore::find(
+            &ledger,
+            &depot,
+            &paths,
+            &applied,
+            groups.as_ref(),
+            kept.unwrap_or_default(),
+        )
+        .map_err(setup("read the ledgers"))?;
+        let unit = Unit::from_environment();
         let routes = restore::routes(&found).map_err(setup("make the route table"))?;
         let lines = Lines::start(&paths).map_err(setup("read the output of services"))?;
         let mut driver = Self {
@@ -249,7 +270,9 @@ impl Driver {
             inbox,
             sheltered: std::fs::read_to_string("/proc/self/oom_score_adj")
                 .is_ok_and(|value| value.trim() != "0"),
-            unit: Unit::from_environment(),
+            store: Store::new(unit.is_watched(), kept_count),
+            to_keep: Vec::new(),
+            unit,
             ended: None,
         };
         driver.take_up(found)?;
@@ -280,6 +303,7 @@ impl Driver {
         self.unit.ready();
         let end = loop {
             self.settle()?;
+            self.keep();
             if let Some(end) = self.ended.take() {
                 break end;
             }
@@ -571,6 +595,25 @@ impl Driver {
             .get(name)
             .unwrap_or_else(|| self.profiles.fallback())
             .clone()
+    }
+
+    /// Has systemd keep the descriptors of what was launched.
+    fn keep(&mut self) {
+        let new = std::mem::take(&mut self.to_keep);
+        if !self.store.is_there() {
+            return;
+        }
+        let anew = self.store.is_full(self.processes.len());
+        if anew {
+            self.store.empty();
+        }
+        let pidfds: Vec<_> = if anew {
+            self.processes.values().map(ProcessHandle::pidfd).collect()
+        } else {
+            let handles = new.iter().filter_map(|attempt| self.processes.get(attempt));
+            handles.map(ProcessHandle::pidfd).collect()
+        };
+        self.store.keep(&pidfds);
     }
 
     /// What a person waits for, and would not hear the end of from another daemon.

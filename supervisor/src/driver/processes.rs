@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +83,10 @@ impl ProcessHandle {
     pub(super) fn say(&self, message: ToService, descriptors: Vec<OwnedFd>) {
         // A line that is gone says so by itself.
         let _ = self.line.send((message, descriptors));
+    }
+
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
     }
 
     pub(super) fn signal(&self, signal: i32) -> io::Result<()> {
@@ -263,6 +267,7 @@ impl Driver {
         }
         self.processes.insert(attempt, handle);
         self.let_yield(attempt, &profile);
+        self.to_keep.push(attempt);
         self.launched.push((attempt, identity));
         Ok(launched.pid)
     }

@@ -74,7 +74,12 @@ pub(super) fn find(
     paths: &Paths,
     applied: &Applied,
     groups: Option<&Groups>,
+    kept: Vec<OwnedFd>,
 ) -> Result<Found, RestoreError> {
+    let mut kept: BTreeMap<u64, OwnedFd> = kept
+        .into_iter()
+        .filter_map(|pidfd| Some((crate::ledger::inode_of(&pidfd).ok()??, pidfd)))
+        .collect();
     let mut records = ledger.records()?;
     // Should the ledger be lost, the owners of the data tell the user ids.
     let mut uids = uids_of_data(&paths.data_root())?;
@@ -92,7 +97,11 @@ pub(super) fn find(
             continue;
         };
         let found = match known.get(attempt) {
-            Some(identity) => identity.find()?.map(|pidfd| (identity.pid, pidfd)),
+            // One that systemd kept says how its process ended, if it has.
+            Some(identity) => match kept.remove(&identity.inode) {
+                Some(pidfd) => Some((identity.pid, pidfd)),
+                None => identity.find()?.map(|pidfd| (identity.pid, pidfd)),
+            },
             // It may have been launched before it was recorded as a process.
             None => match groups.and_then(|groups| find_in_group(groups, *attempt)) {
                 Some(found) => Some(found),

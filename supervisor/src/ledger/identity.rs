@@ -51,6 +51,14 @@ impl Identity {
     }
 }
 
+/// The inode of a pidfd where it tells which process it is of.
+pub fn inode_of(pidfd: &impl AsFd) -> io::Result<Option<u64>> {
+    Ok(match has_own_inode(pidfd)? {
+        true => Some(fstat(pidfd)?.st_ino),
+        false => None,
+    })
+}
+
 /// Whether a pidfd has an inode that no other process of this boot has.
 fn has_own_inode(pidfd: &impl AsFd) -> io::Result<bool> {
     /// Of the file system that pidfds lie on since Linux 6.9.

@@ -22,7 +22,7 @@ use insula_core::event::Record;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use identity::{Identity, boot_id};
+pub use identity::{Identity, boot_id, inode_of};
 
 use crate::paths::Paths;
 

@@ -8,4 +8,5 @@ pub mod handed;
 pub mod job;
 pub mod notify;
 pub mod payload;
+pub mod store;
 pub mod units;
