@@ -81,6 +81,7 @@ fn launch(executable: PathBuf, calls: Option<Calls>) -> Launch<'static> {
         uid: None,
         cpus: Vec::new(),
         idle: false,
+        memory: None,
         nice: None,
         limits: Vec::new(),
         network: Network::default(),

@@ -170,6 +170,7 @@ impl Place {
             uid: None,
             cpus: vec![],
             idle: false,
+            memory: None,
             nice: None,
             limits: vec![],
             access: None,

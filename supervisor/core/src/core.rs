@@ -16,9 +16,11 @@ use crate::edges::Edges;
 use crate::event::{
     Action, ClientId, Consumer, Done, Event, Order, Record, Refusal, RefusalKind, RequestId,
 };
+use crate::placement::Placement;
 use crate::process::Said;
+use crate::seats::Seats;
 use crate::service::{Place, Service};
-use crate::spec::ServiceSpec;
+use crate::spec::{ProfileSpec, ServiceSpec};
 use crate::time::Time;
 use crate::turn::{Ids, Turn};
 use crate::views::Known;
@@ -69,6 +71,8 @@ pub struct Core {
     ended: bool,
     /// User ids of all services that ever were.
     uids: BTreeMap<ServiceName, u32>,
+    /// The host, and who sits where.
+    seats: Seats,
 }
 
 impl Core {
@@ -95,7 +99,30 @@ impl Core {
             followers: BTreeMap::new(),
             ended: false,
             uids: BTreeMap::new(),
+            seats: Seats::default(),
         }
+    }
+
+    /// One that knows the host, and gives its services places there as these profiles ask; `fallback`
+    /// is the profile of a service whose own is not there.
+    pub fn on_host(
+        mut self,
+        host: Placement,
+        profiles: BTreeMap<String, ProfileSpec>,
+        fallback: &str,
+    ) -> Self {
+        self.seats = Seats::new(host, profiles, fallback);
+        self
+    }
+
+    /// Takes other profiles; who sits stays, and is asked again at his next start.
+    pub fn set_profiles(&mut self, profiles: BTreeMap<String, ProfileSpec>) {
+        self.seats.set_profiles(profiles);
+    }
+
+    /// Who sits where.
+    pub fn seats(&self) -> &Seats {
+        &self.seats
     }
 
     /// The services by name.
@@ -174,6 +201,7 @@ impl Core {
                     |_| false,
                 );
                 self.uids.extend(turn.new_uids());
+                turn.seats.providers.clone_from(&self.providers);
             }
             Event::Configured {
                 request,
@@ -353,11 +381,13 @@ impl Core {
     /// Puts what was touched on the agenda.
     fn note_touched(&mut self, turn: &mut Turn) {
         for name in std::mem::take(&mut turn.touched) {
-            let Some(service) = self.services.get(&name) else {
+            let Some(service) = self.services.get_mut(&name) else {
                 continue;
             };
+            service.release_seats(&mut turn.seats);
             self.agenda.note(service);
             if service.retired && service.processes().next().is_none() {
+                service.leave_seats(&mut turn.seats);
                 self.services.remove(&name);
                 self.agenda.forget(&name);
                 turn.dirty.remove(&name);
@@ -365,10 +395,11 @@ impl Core {
         }
     }
 
-    fn begin(&self, now: Time) -> Turn {
+    fn begin(&mut self, now: Time) -> Turn {
         Turn {
             now,
             ids: self.ids.clone(),
+            seats: std::mem::take(&mut self.seats),
             records: Vec::new(),
             actions: Vec::new(),
             launches: Vec::new(),
@@ -387,12 +418,14 @@ impl Core {
     fn finish(&mut self, turn: &mut Turn) {
         loop {
             self.note_touched(turn);
+            let freed = self.freed(turn);
             // A route that serves again lets those start who waited for it; a first end is
             // followed by a start at once.
-            let served = self
-                .agenda
-                .waiting()
-                .filter(|name| self.missing(&self.services[*name]).is_empty());
+            let served = self.agenda.waiting().filter(|name| {
+                let service = &self.services[*name];
+                (0..service.replicas.len()).any(|at| service.may_try(at, freed))
+                    && self.missing(service).is_empty()
+            });
             let due: BTreeSet<ServiceName> =
                 self.agenda.due(turn.now).chain(served).cloned().collect();
             if due.is_empty() {
@@ -405,6 +438,7 @@ impl Core {
         }
         self.wind_down(turn);
         self.fit_edges(turn);
+        self.confine(turn);
         for (name, attempt) in std::mem::take(&mut turn.launches) {
             let service = &self.services[&name];
             let Some(process) = service.processes().find(|p| p.attempt == attempt) else {
@@ -417,6 +451,7 @@ impl Core {
                 .filter_map(|contract| {
                     Some((self.providers.get(contract)?.clone(), name.to_string()))
                 });
+            let (cpus, memory) = turn.seats.given(process.seat);
             turn.actions.push(Action::Launch {
                 attempt,
                 instance: service.instance_of(attempt).expect("it has this process"),
@@ -424,13 +459,44 @@ impl Core {
                 step: process.step,
                 uid: service.uid,
                 uses: uses.collect(),
+                cpus,
+                memory,
             });
+        }
+    }
+
+    /// How often room has become free, for those who wait for some.
+    fn freed(&self, turn: &Turn) -> Option<u64> {
+        let freed = turn.seats.host().freed();
+        self.shutdown.is_none().then_some(freed)
+    }
+
+    /// Has those who share CPUs leave the ones that somebody got for himself, and gives them back
+    /// those that became free.
+    fn confine(&self, turn: &mut Turn) {
+        let changed = turn.seats.changed();
+        for (pool, cpus) in changed {
+            let new = |attempt: Attempt| turn.launches.iter().any(|(_, new)| *new == attempt);
+            let attempts: Vec<_> = self
+                .services
+                .values()
+                .flat_map(Service::processes)
+                .filter(|process| {
+                    let seat = process.seat.and_then(|seat| turn.seats.pool(seat));
+                    seat == Some(&pool) && !new(process.attempt)
+                })
+                .map(|process| process.attempt)
+                .collect();
+            if !attempts.is_empty() {
+                turn.actions.push(Action::Confine { attempts, cpus });
+            }
         }
     }
 
     fn pass_deadlines(&mut self, turn: &mut Turn, name: &ServiceName) {
         let missing = self.missing(&self.services[name]);
         let hopeless = missing.iter().find_map(|needed| self.hopeless(needed));
+        let freed = self.freed(turn);
         let Some(service) = self.services.get_mut(name) else {
             return;
         };
@@ -448,7 +514,7 @@ impl Core {
         service.check_health(turn);
         for at in 0..service.replicas.len() {
             let start = match &service.replicas[at].place {
-                Place::Waiting { .. } => true,
+                Place::Waiting { .. } => service.may_try(at, freed),
                 Place::Backoff { until } => *until <= turn.now,
                 Place::Stopped
                 | Place::Up(_)
@@ -521,6 +587,7 @@ impl Core {
             }
         }
         self.ids = turn.ids;
+        self.seats = turn.seats;
         Decision {
             records: turn.records,
             actions: turn.actions,

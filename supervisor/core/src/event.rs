@@ -9,7 +9,9 @@ use insula_contract::route::Target;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use crate::placement::{CpuSet, MemoryPolicy};
 use crate::process::Outcome;
+use crate::seats::Held;
 use crate::spec::ServiceSpec;
 use crate::views::Verdict;
 
@@ -300,6 +302,8 @@ pub enum Record {
         /// Whether it is to take over from another attempt that serves in its place, and has not yet;
         /// recorded anew when it has.
         beside: bool,
+        /// Its instance's seat, where the host is known.
+        seat: Option<Box<Held>>,
     },
     /// An attempt ended. Run state.
     Ended {
@@ -421,6 +425,17 @@ pub enum Action {
         uid: Option<u32>,
         /// The directories of its edges as a consumer: provider and own directory name.
         uses: Vec<(ServiceName, String)>,
+        /// The CPUs that it runs on; none leaves it all that the daemon may use.
+        cpus: CpuSet,
+        /// Where its memory comes from.
+        memory: MemoryPolicy,
+    },
+    /// Have all threads of these processes run on these CPUs from now on.
+    Confine {
+        /// Whose.
+        attempts: Vec<Attempt>,
+        /// Which.
+        cpus: CpuSet,
     },
     /// Send its stop signal to a process.
     Stop {
@@ -642,6 +657,8 @@ pub enum RefusalKind {
     NotScalable,
     /// A dependency is not there.
     Waiting,
+    /// The host has no room for it.
+    NoRoom,
     /// The daemon is ending.
     ShuttingDown,
 }

@@ -12,6 +12,7 @@
 //! - `agenda`: when each service is due;
 //! - [`health`]: probes, watchdogs, and suspicions of what is on its routes;
 //! - [`aside`]: when best-effort work is stopped for others;
+//! - [`seats`]: which instance has which place, for how long, and who is told;
 //! - [`restart`]: back-off and restart intensity;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
 //! - [`placement`]: who gets which cores and which memory, and why not;
@@ -30,6 +31,7 @@ pub mod placement;
 pub mod process;
 pub mod report;
 pub mod restart;
+pub mod seats;
 pub mod service;
 pub mod spec;
 pub mod time;

@@ -133,6 +133,8 @@ pub struct Process {
     pub pid: Option<i32>,
     /// Which of the commands before the start it runs; `None` for the program itself.
     pub step: Option<u16>,
+    /// The number of its instance's seat, where the host is known.
+    pub seat: Option<u64>,
     /// Whether it does its work, once it is on its routes.
     pub health: Box<Health>,
     /// Whether hello was said on the present line.
@@ -167,6 +169,7 @@ impl Process {
             launched: now,
             pid: None,
             step: None,
+            seat: None,
             health: Box::default(),
             greeted: false,
             drained: false,

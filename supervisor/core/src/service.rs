@@ -19,6 +19,7 @@ mod health;
 mod replica;
 mod rollout;
 mod routes;
+mod seats;
 mod steps;
 mod upgrade;
 
@@ -33,6 +34,7 @@ use semver::Version;
 use crate::event::{Done, RequestId, UpgradeStep};
 use crate::process::{Outcome, Phase, Process, Said};
 use crate::restart::RestartHistory;
+use crate::seats::NoRoom;
 use crate::spec::ServiceSpec;
 use crate::time::Time;
 use crate::turn::Turn;
@@ -61,6 +63,8 @@ pub enum Dependency {
     Contract(ContractId),
     /// A service that is ready.
     Service(ServiceName),
+    /// A place on the host.
+    Room(Box<NoRoom>),
 }
 
 impl std::fmt::Display for Dependency {
@@ -68,6 +72,7 @@ impl std::fmt::Display for Dependency {
         match self {
             Self::Contract(contract) => contract.fmt(f),
             Self::Service(name) => name.fmt(f),
+            Self::Room(room) => write!(f, "room: its profile {}", room.why),
         }
     }
 }
@@ -280,6 +285,8 @@ pub struct Service {
     pub rollout: Option<Rollout>,
     /// The newest epoch that was handed out for its store.
     pub epoch: Epoch,
+    /// The seats of its instances, by their numbers, each with its instance's index.
+    pub seats: BTreeMap<u64, usize>,
     /// Its routes.
     pub routes: BTreeMap<ContractId, Route>,
     /// Orders that wait for it to be ready, with what to answer then.
@@ -312,6 +319,7 @@ impl Service {
             scale: None,
             rollout: None,
             epoch: Epoch(0),
+            seats: BTreeMap::new(),
             routes: BTreeMap::new(),
             until_ready: Vec::new(),
             until_stopped: Vec::new(),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Caller;
 use crate::limits::Resources;
+use crate::placement::{Millis, Numa, Smt, Whole};
 use crate::restart::RestartLimits;
 
 /// One release of a service.
@@ -330,6 +331,27 @@ pub struct ProfileSpec {
     pub queue_delay: Option<Duration>,
     /// What each of its instances may use at most; the weights are of all of them together.
     pub resources: Resources,
+    /// What each of its instances is promised of the host.
+    pub place: PlaceSpec,
+}
+
+/// What each instance of a profile is promised.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceSpec {
+    /// Cores of its own; none where it shares.
+    pub cores: u32,
+    /// In which units.
+    pub whole: Whole,
+    /// What becomes of the other threads of its cores.
+    pub smt: Smt,
+    /// Its share of CPUs that nobody has for himself, where it has no cores of its own.
+    pub share: Millis,
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// Where its memory comes from.
+    pub numa: Numa,
+    /// What the host must be.
+    pub needs: BTreeSet<String>,
 }
 
 /// A set of CPUs.

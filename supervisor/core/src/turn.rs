@@ -6,6 +6,7 @@ use insula_contract::id::{Attempt, ServiceName};
 use insula_contract::line::ToService;
 
 use crate::event::{Action, Done, Message, Record, Refusal, RequestId};
+use crate::seats::Seats;
 use crate::time::Time;
 
 /// What one turn of the core collects.
@@ -13,6 +14,8 @@ use crate::time::Time;
 pub(crate) struct Turn {
     pub(crate) now: Time,
     pub(crate) ids: Ids,
+    /// The host and who sits where; the core has it back at the end.
+    pub(crate) seats: Seats,
     pub(crate) records: Vec<Record>,
     pub(crate) actions: Vec<Action>,
     /// Launches come after the directories that they need.

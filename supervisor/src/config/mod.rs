@@ -13,6 +13,7 @@ mod host;
 mod limits;
 mod manifest;
 mod output;
+mod places;
 mod profiles;
 mod run;
 pub(crate) mod units;
@@ -21,7 +22,7 @@ use std::fmt;
 
 pub use host::{Applied, HostFiles, Installed, Wanted, WhyNot};
 pub use manifest::{Facts, MANIFEST, Subject, check_manifest};
-pub use profiles::{Profiles, ProfilesError};
+pub use profiles::{FALLBACK, Profiles, ProfilesError};
 
 /// Something that is wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use insula_core::limits::Resources;
-use insula_core::spec::{Cpus, ProfileSpec, Spin};
+use insula_core::placement::Policy;
+use insula_core::spec::{Cpus, PlaceSpec, ProfileSpec, Spin};
 use thiserror::Error;
 
 use super::document::{self, Section, Value};
 use super::limits::{self, Whose};
-use super::{Problems, units};
+use super::{Problems, places, units};
 use crate::paths::Paths;
 
 /// The profiles that are there without any file of the host's.
 const SHIPPED: &str = include_str!("../../../profiles.toml");
 /// The profile that a service gets whose own was taken away.
-const FALLBACK: &str = "shared";
+pub const FALLBACK: &str = "shared";
 /// Shortest delay that others step aside for: a process that sleeps takes so long to wake up.
 const QUEUE_DELAY_MIN: Duration = Duration::from_micros(100);
 /// Longest spin: whoever wants more wants `forever`.
@@ -45,7 +46,10 @@ pub enum ProfilesError {
 
 /// The host's profiles by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Profiles(BTreeMap<String, ProfileSpec>);
+pub struct Profiles {
+    specs: BTreeMap<String, ProfileSpec>,
+    policy: Policy,
+}
 
 impl Profiles {
     /// The shipped ones, with those of the host's `profiles.toml` over them.
@@ -74,7 +78,10 @@ impl Profiles {
 
     /// The shipped ones.
     pub fn shipped() -> Self {
-        let none = Self(BTreeMap::new());
+        let none = Self {
+            specs: BTreeMap::new(),
+            policy: Policy::default(),
+        };
         none.with("profiles.toml", SHIPPED, &[])
             .expect("a test reads the shipped profiles")
     }
@@ -86,8 +93,11 @@ impl Profiles {
 
     /// These, with those of `text` over them: a key that is not there keeps what it was.
     fn with(mut self, file: &str, text: &str, cpus: &[usize]) -> Result<Self, Problems> {
-        let found = document::read(file, text, |root| {
-            root.optional("profiles", Vec::new(), |value| {
+        let (found, policy) = document::read(file, text, |root| {
+            let policy = root.optional("placement", self.policy.clone(), |value| {
+                places::policy(value, &self.policy)
+            });
+            let found = root.optional("profiles", Vec::new(), |value| {
                 value.entries(|name, profile| {
                     let spec = profile.section(|keys| read_profile(keys, self.get(name), cpus));
                     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -96,25 +106,37 @@ impl Profiles {
                     }
                     Some((name.to_owned(), spec?))
                 })
-            })
+            });
+            Some((found?, policy?))
         })?;
-        self.0.extend(found);
+        self.specs.extend(found);
+        self.policy = policy;
         Ok(self)
     }
 
     /// The profile of this name.
     pub fn get(&self, name: &str) -> Option<&ProfileSpec> {
-        self.0.get(name)
+        self.specs.get(name)
     }
 
     /// What a service gets whose own profile was taken away: `shared`.
     pub fn fallback(&self) -> &ProfileSpec {
-        &self.0[FALLBACK]
+        &self.specs[FALLBACK]
+    }
+
+    /// All by their names.
+    pub fn specs(&self) -> &BTreeMap<String, ProfileSpec> {
+        &self.specs
+    }
+
+    /// What the host keeps back, and promises twice.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// All names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.specs.keys().map(String::as_str)
     }
 }
 
@@ -129,6 +151,7 @@ fn read_profile(
         best_effort: false,
         queue_delay: None,
         resources: Resources::default(),
+        place: PlaceSpec::default(),
     };
     let default = shipped.unwrap_or(&default);
     let cpus = keys.optional("cpus", default.cpus.clone(), |value| cpus(value, usable));
@@ -145,12 +168,14 @@ fn read_profile(
     let resources = keys.optional("limits", default.resources, |value| {
         value.section(|keys| limits::read(keys, default.resources, Whose::Profile))
     });
+    let place = places::place(keys, &default.place, steps_aside);
     Some(ProfileSpec {
         cpus: cpus?,
         spin: spin?,
         best_effort: best_effort?,
         queue_delay: queue_delay?,
         resources: resources?,
+        place: place?,
     })
 }
 
@@ -238,6 +263,8 @@ fn ranges(numbers: &[usize]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use insula_core::placement::{Numa, Smt, Whole};
+
     use super::*;
 
     #[test]
@@ -268,6 +295,7 @@ mod tests {
             best_effort: false,
             queue_delay: None,
             resources: Resources::default(),
+            place: PlaceSpec::default(),
         };
         assert_eq!(profiles.get("mine"), Some(&mine));
         assert_eq!(profiles.get("dense"), shipped.get("dense"));
@@ -281,7 +309,7 @@ cpus = [0, 7]
 spin = 20
 [profiles.BIG]
 cpus = \"every\"
-memory = \"1GiB\"
+memori = \"1GiB\"
 spin = \"2s\"
 ";
         let problems = Profiles::check(Path::new("p.toml"), text, &[0, 1, 4]).unwrap_err();
@@ -290,10 +318,78 @@ p.toml:2:12: profiles.shared.cpus[1]: no CPU 7; usable on this host: 0-1, 4
 p.toml:3:8: profiles.shared.spin: expected a text, found a whole number
 p.toml:4:11: profiles.BIG: a name is lower-case letters, digits and hyphens
 p.toml:5:8: profiles.BIG.cpus: `every` is none of `all`
-p.toml:6:1: profiles.BIG.memory: unknown key
-  hint: known here: cpus, spin, best-effort, queue-delay, limits
+p.toml:6:1: profiles.BIG.memori: unknown key
+  hint: known here: cpus, spin, best-effort, queue-delay, limits, cores, whole, smt, share, memory, numa, needs
 p.toml:7:8: profiles.BIG.spin: longer than 1s
   hint: write \"forever\" for a service that never parks";
+        assert_eq!(problems.to_string(), expected);
+    }
+
+    #[test]
+    fn a_profile_says_what_each_instance_is_promised() {
+        let text = r#"
+[placement]
+keep-cores = 2
+keep-memory = "1GiB"
+shared-percent = 150
+labels = ["ssd"]
+[profiles.alone]
+cores = 2
+whole = "l3"
+smt = "own"
+memory = "4GiB"
+numa = "bind"
+needs = ["ssd", "numa"]
+[profiles.shared]
+share = 250
+"#;
+        let profiles = Profiles::check(Path::new("p.toml"), text, &[0]).unwrap();
+        let alone = PlaceSpec {
+            cores: 2,
+            whole: Whole::L3,
+            smt: Smt::Own,
+            share: 0,
+            memory: 4 << 30,
+            numa: Numa::Bind,
+            needs: ["numa".to_owned(), "ssd".to_owned()].into(),
+        };
+        assert_eq!(profiles.get("alone").unwrap().place, alone);
+        assert_eq!(profiles.get("shared").unwrap().place.share, 250);
+        assert_eq!(profiles.get("dense").unwrap().place, PlaceSpec::default());
+        let policy = Policy {
+            keep_cores: 2,
+            keep_memory: 1 << 30,
+            shared_percent: 150,
+            labels: ["ssd".to_owned()].into(),
+            ..Policy::default()
+        };
+        assert_eq!(profiles.policy(), &policy);
+    }
+
+    #[test]
+    fn a_promise_that_makes_no_sense_is_refused() {
+        let text = r#"
+[placement]
+keep-cores = 0
+[profiles.a]
+cores = 1
+share = 500
+[profiles.background]
+cores = 1
+[profiles.b]
+memory = "much"
+numa = "near"
+needs = ["SSD"]
+"#;
+        let problems = Profiles::check(Path::new("p.toml"), text, &[0]).unwrap_err();
+        let expected = "\
+p.toml:3:14: placement.keep-cores: 0 is not between 1 and 8192
+p.toml:6:9: profiles.a.share: a profile has cores of its own or a share, not both
+p.toml:8:9: profiles.background.cores: a best-effort profile cannot have cores of its own
+p.toml:10:10: profiles.b.memory: `much` is no size
+  hint: write a whole number and its unit, like \"512MiB\" or \"4GiB\"
+p.toml:11:8: profiles.b.numa: `near` is none of `any`, `local`, `bind`, `interleave`, `spread`
+p.toml:12:10: profiles.b.needs[0]: a label is lower-case letters, digits and hyphens";
         assert_eq!(problems.to_string(), expected);
     }
 }

@@ -6,6 +6,7 @@
 
 mod logs;
 mod orders;
+mod places;
 pub(crate) mod signals;
 
 use std::io;
@@ -129,6 +130,7 @@ impl IntoResponse for Answer {
                 | RefusalKind::Superseded
                 | RefusalKind::ContractRefused
                 | RefusalKind::NotScalable
+                | RefusalKind::NoRoom
                 | RefusalKind::Waiting => StatusCode::CONFLICT,
                 RefusalKind::SpawnError | RefusalKind::AbnormalTermination => {
                     StatusCode::UNPROCESSABLE_ENTITY
@@ -168,6 +170,10 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/doctor", get(doctor))
         .route("/v1/edges", get(edges))
         .route("/v1/utilisation", get(utilisation))
+        .route("/v1/topology", get(places::topology))
+        .route("/v1/plan", get(places::plan))
+        .route("/v1/capacity", get(places::capacity))
+        .route("/v1/explain/{name}", get(places::explain))
         .route("/metrics", get(metrics))
         .route("/v1/install", post(install))
         .route("/v1/update", post(update))

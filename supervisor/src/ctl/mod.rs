@@ -6,18 +6,22 @@
 //! again; 77 not allowed.
 
 mod call;
+mod capacity;
 mod client;
 mod complete;
 mod daemon;
 mod edges;
+mod explain;
 mod install;
 mod logs;
 mod orders;
+mod plan;
 mod progress;
 mod releases;
 mod signal;
 mod status;
 mod systemd;
+mod topology;
 mod update;
 mod utilisation;
 mod why;
@@ -216,6 +220,35 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show the host's processors and memory, and who sits where.
+    Topology {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which place everything that is down would get, or more of something; does nothing.
+    Plan {
+        /// Plan for so many more instances of a service.
+        #[arg(long, value_name = "NAME=N")]
+        add: Vec<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell why the instances of a service sit where they do, and where else they could.
+    Explain {
+        /// Which service.
+        name: insula_contract::id::ServiceName,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how many more instances of each profile fit, and what there would be too little of.
+    Capacity {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Take in what the host's files say: start what is new, restart what must be, remove what is
     /// gone.
     #[command(visible_alias = "reread")]
@@ -318,6 +351,10 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         }
         Verb::Edges { names, json, watch } => edges::run(&client, &names, json, watch).await,
         Verb::Utilisation { over, json } => utilisation::run(&client, over, json).await,
+        Verb::Topology { json } => topology::run(&client, json).await,
+        Verb::Plan { add, json } => plan::run(&client, &add, json).await,
+        Verb::Explain { name, json } => explain::run(&client, name.as_str(), json).await,
+        Verb::Capacity { json } => capacity::run(&client, json).await,
         Verb::Update { dry_run, json } => update::run(&client, dry_run, json).await,
         // With a path: done before.
         Verb::Check { .. } => update::check_host(&client).await,

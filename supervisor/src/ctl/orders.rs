@@ -209,9 +209,10 @@ fn refused(name: &str, refusal: &Refusal) -> Exit {
     }
     match refusal.kind {
         RefusalKind::BadName | RefusalKind::NoRelease | RefusalKind::ShuttingDown => Exit::Failed,
-        RefusalKind::SpawnError | RefusalKind::AbnormalTermination | RefusalKind::Waiting => {
-            Exit::NotStarted
-        }
+        RefusalKind::SpawnError
+        | RefusalKind::AbnormalTermination
+        | RefusalKind::Waiting
+        | RefusalKind::NoRoom => Exit::NotStarted,
         RefusalKind::Busy | RefusalKind::Superseded => Exit::Busy,
         RefusalKind::ContractRefused | RefusalKind::NotScalable => Exit::DoesNotFit,
     }
@@ -229,6 +230,7 @@ fn word(kind: RefusalKind) -> &'static str {
         RefusalKind::ContractRefused => "contract refused",
         RefusalKind::NotScalable => "not scalable",
         RefusalKind::Waiting => "waiting",
+        RefusalKind::NoRoom => "no room",
         RefusalKind::ShuttingDown => "shutting down",
     }
 }

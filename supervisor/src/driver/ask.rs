@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::launch::Wall;
 use crate::meters::Survey;
+use crate::places::Places;
 use crate::utilisation::Sights;
 
 /// An installed release, for `releases`.
@@ -118,6 +119,11 @@ pub enum Ask {
         program: std::path::PathBuf,
         /// Whether the loop ends for it.
         reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Who sits where?
+    Places {
+        /// The answer.
+        reply: oneshot::Sender<Box<Places>>,
     },
     /// Take in what the host's files say.
     Update {

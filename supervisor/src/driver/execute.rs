@@ -37,7 +37,16 @@ impl Driver {
                 step,
                 uid,
                 uses,
-            } => match self.launch(attempt, &instance, (&version, step), uid, &uses) {
+                cpus,
+                memory,
+            } => match self.launch(
+                attempt,
+                &instance,
+                (&version, step),
+                uid,
+                &uses,
+                (&cpus, &memory),
+            ) {
                 Ok(pid) => self.pending.push_back(Event::Launched { attempt, pid }),
                 Err(error) => {
                     let reason = because("launch failed", &error);
@@ -45,6 +54,7 @@ impl Driver {
                         .push_back(Event::LaunchFailed { attempt, reason });
                 }
             },
+            Action::Confine { attempts, cpus } => self.confine(&attempts, &cpus),
             Action::Stop { attempt } => self.stop(attempt),
             Action::Kill { attempt } => self.kill(attempt),
             Action::Probe { attempt, number } => self.probe(attempt, number),

@@ -7,6 +7,7 @@
 
 pub mod ask;
 mod clients;
+mod confine;
 mod execute;
 mod forms;
 mod health;
@@ -26,6 +27,7 @@ use insula_contract::id::{Attempt, ContractId};
 use insula_contract::schema::Schema;
 use insula_core::core::{Core, Decision, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RefusalKind, RequestId};
+use insula_core::placement::{Placement, Topology};
 use insula_core::report::{self, State};
 use insula_core::spec::{ProfileSpec, ServiceSpec};
 use insula_core::time::Time;
@@ -36,7 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::aside::Watch;
 use crate::cgroup::Groups;
 use crate::channel::Channels;
-use crate::config::{Applied, Profiles};
+use crate::config::{self, Applied, Profiles};
 use crate::foreign::sockets::Sockets;
 use crate::launch::{Isolation, Rulesets, Walls};
 use crate::ledger::{Identity, Ledger};
@@ -44,6 +46,7 @@ use crate::memory::{EdgePage, RouteTable};
 use crate::meters::Meters;
 use crate::output::Lines;
 use crate::paths::Paths;
+use crate::places::Places;
 use crate::release::Depot;
 use crate::systemd::notify::Unit;
 use crate::systemd::store::Store;
@@ -237,7 +240,7 @@ impl Driver {
         let routes = restore::routes(&found).map_err(setup("make the route table"))?;
         let lines = Lines::start(&paths).map_err(setup("read the output of services"))?;
         let mut driver = Self {
-            core: Core::new(settings),
+            core: core_on(settings, &profiles),
             ledger,
             paths,
             profiles,
@@ -547,6 +550,10 @@ impl Driver {
                 let _ = reply.send(self.sights());
                 Ok(())
             }
+            Ask::Places { reply } => {
+                let _ = reply.send(Box::new(Places::of(&self.core)));
+                Ok(())
+            }
             Ask::Update { dry_run, reply } => {
                 let report = self.update(dry_run)?;
                 let _ = reply.send(report);
@@ -674,6 +681,19 @@ impl Driver {
             log_io("remove the cgroups", groups.close());
         }
     }
+}
+
+/// A core that knows this host; one that places nobody where the host cannot be told.
+fn core_on(settings: Settings, profiles: &Profiles) -> Core {
+    let topology = crate::topology::of_this_host().unwrap_or_else(|error| {
+        tracing::warn!(
+            "nobody gets cores of his own: {}",
+            because("topology", &error)
+        );
+        Topology::default()
+    });
+    let host = Placement::new(topology, profiles.policy().clone());
+    Core::new(settings).on_host(host, profiles.specs().clone(), config::FALLBACK)
 }
 
 /// Looks up how much memory the processes have in use; of one that has just ended the column stays

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use insula_contract::line::{
     ToService,
 };
 use insula_core::event::Event;
-use insula_core::spec::{self, Cpus, Kind, Readiness, ServiceSpec};
+use insula_core::placement::{CpuSet, MemoryPolicy};
+use insula_core::spec::{self, Kind, Readiness, ServiceSpec};
 use nix::sys::resource::{Resource, getrlimit};
 use semver::Version;
 use thiserror::Error;
@@ -27,7 +28,7 @@ use super::{Driver, News};
 use crate::cgroup::{Group, end};
 use crate::foreign::notify::NotifySocket;
 use crate::launch::{
-    Access, Calls, Launch, LaunchError, Network, programs_of_the_host, system_access,
+    Access, Calls, Launch, LaunchError, MemoryMode, Network, programs_of_the_host, system_access,
 };
 use crate::ledger::Identity;
 use crate::line::{Line, LineError};
@@ -93,6 +94,14 @@ impl ProcessHandle {
         watch::pidfd_signal(self.pidfd.get_ref(), signal)
     }
 
+    /// Its process id, while it is there.
+    pub(super) fn pid(&self) -> Option<i32> {
+        let number = self.pidfd.get_ref().as_raw_fd();
+        let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        let pid = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        pid.trim().parse().ok().filter(|pid| *pid > 0)
+    }
+
     /// Kills the process and the others of its process group.
     pub(super) fn kill_tree(&self) -> io::Result<()> {
         self.signal(libc::SIGKILL)?;
@@ -115,6 +124,7 @@ impl Driver {
         (version, step): (&Version, Option<u16>),
         uid: Option<u32>,
         uses: &[(ServiceName, String)],
+        (cpus, memory): (&CpuSet, &MemoryPolicy),
     ) -> Result<i32, StartError> {
         let spec = self
             .core
@@ -210,6 +220,7 @@ impl Driver {
                 .collect(),
             reuse: output.access,
         };
+        let memory = self.memory(memory);
         let launch = Launch {
             executable,
             arguments: command[1..].iter().map(OsString::from).collect(),
@@ -232,7 +243,8 @@ impl Driver {
             watchdog: spec.watchdog.filter(|_| notify.is_some()),
             tied: false,
             uid,
-            cpus: cpus(profile.cpus.clone()),
+            cpus: numbers(cpus),
+            memory,
             idle: profile.best_effort,
             nice: None,
             limits: limits(&spec, self.walls.has_own_uids()),
@@ -270,6 +282,21 @@ impl Driver {
         self.to_keep.push(attempt);
         self.launched.push((attempt, identity));
         Ok(launched.pid)
+    }
+
+    /// What the kernel is told about memory; nothing where there is but one node.
+    fn memory(&self, policy: &MemoryPolicy) -> Option<(MemoryMode, Vec<u32>)> {
+        if self.core.seats().host().topology().nodes.len() < 2 {
+            return None;
+        }
+        match policy {
+            MemoryPolicy::Default => None,
+            MemoryPolicy::Preferred(node) => Some((MemoryMode::Preferred, vec![*node])),
+            MemoryPolicy::Bind(node) => Some((MemoryMode::Bind, vec![*node])),
+            MemoryPolicy::Interleave(nodes) => {
+                Some((MemoryMode::Interleave, nodes.iter().copied().collect()))
+            }
+        }
     }
 
     /// Starts the tasks that wait for a process and its words.
@@ -341,7 +368,7 @@ impl Driver {
             environment,
             directory: data,
             uid: service.uid,
-            cpus: cpus(self.profile(&spec.profile).cpus),
+            cpus: numbers(&self.core.seats().given(process.seat).0),
             limits: limits(spec, self.walls.has_own_uids()),
             access: self.walls.has_landlock().then(|| system_access().and(own)),
             network: network(spec),
@@ -351,11 +378,8 @@ impl Driver {
     }
 }
 
-fn cpus(cpus: Cpus) -> Vec<usize> {
-    match cpus {
-        Cpus::All => Vec::new(),
-        Cpus::List(cpus) => cpus,
-    }
+fn numbers(cpus: &CpuSet) -> Vec<usize> {
+    cpus.iter().map(|cpu| cpu as usize).collect()
 }
 
 fn limits(spec: &ServiceSpec, has_own_uid: bool) -> Vec<(Resource, u64)> {

@@ -223,6 +223,7 @@ impl Driver {
                 .map_err(setup("keep what the host's files say"))?;
             self.applied = applied;
         }
+        self.core.set_profiles(wanted.profiles.specs().clone());
         self.profiles = wanted.profiles;
         Ok(())
     }

@@ -27,6 +27,10 @@ pub(super) const FIRST_FREE: RawFd = 10;
 pub(super) const CPU_WORDS: usize = 8192 / 64;
 /// A set of CPUs, a bit each.
 pub(super) type CpuMask = [u64; CPU_WORDS];
+/// Words of 64 NUMA nodes in a set: as many as the kernel can be built for.
+pub(super) const NODE_WORDS: usize = 1024 / 64;
+/// A mode of set_mempolicy(2) and its nodes, a bit each.
+pub(super) type MemoryPolicy = (libc::c_int, [u64; NODE_WORDS]);
 
 const UMASK: c_long = 0o027;
 const SIGNALS: c_long = 64;
@@ -71,6 +75,8 @@ steps! {
     Closing => "close what it is not to inherit",
     /// Which CPUs.
     Cpus => "set the CPUs",
+    /// From which NUMA nodes memory comes.
+    Memory => "set the memory policy",
     /// Only where nobody else wants the processor.
     Policy => "enter the idle class",
     /// How nice.
@@ -124,6 +130,7 @@ pub(super) struct Parts {
     pub(super) ignored: u64,
     pub(super) uid: Option<u32>,
     pub(super) cpus: Option<CpuMask>,
+    pub(super) memory: Option<MemoryPolicy>,
     pub(super) idle: bool,
     pub(super) nice: Option<i32>,
     /// Resource and limit; the soft and the hard one are the same.
@@ -302,6 +309,11 @@ pub(super) fn run(prepared: &Prepared) -> ! {
     // What needs privilege comes before it is given up.
     if let Some(cpus) = &parts.cpus {
         step!(Cpus: libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr());
+    }
+    if let Some((mode, nodes)) = &parts.memory {
+        // The kernel takes one bit less than it is told.
+        let bits = NODE_WORDS * 64 + 1;
+        step!(Memory: libc::SYS_set_mempolicy, *mode, nodes.as_ptr(), bits);
     }
     if parts.idle {
         let parameters: libc::c_int = 0;

@@ -75,6 +75,8 @@ pub struct Launch<'a> {
     /// Whether it runs only where nobody else wants the processor (`SCHED_IDLE`); without
     /// privilege it cannot leave that class.
     pub idle: bool,
+    /// Where its memory comes from: how, and from which NUMA nodes; `None` leaves the kernel's way.
+    pub memory: Option<(MemoryMode, Vec<u32>)>,
     /// Its nice value, -20 to 19; `None` keeps the daemon's.
     pub nice: Option<i32>,
     /// Hard and soft limits; cores are never dumped unless this says otherwise.
@@ -107,6 +109,9 @@ pub enum LaunchError {
     /// A number is beyond what the kernel takes.
     #[error("CPU {0} is beyond the kernel's sets")]
     Cpu(usize),
+    /// A number is beyond what is taken.
+    #[error("NUMA node {0} is beyond the sets of nodes")]
+    Node(u32),
     /// Something that it would get could not be made.
     #[error("cannot prepare {0}")]
     Prepare(&'static str, #[source] io::Error),
@@ -264,6 +269,7 @@ fn prepare(
         ignored: child::ignored(),
         uid: launch.uid,
         cpus: cpu_mask(&launch.cpus)?,
+        memory: memory(launch.memory.as_ref())?,
         idle: launch.idle,
         nice: launch.nice,
         limits,
@@ -273,6 +279,36 @@ fn prepare(
         reporter,
         beyond: seats.beyond(),
     }))
+}
+
+/// How the nodes of a memory policy are used (set_mempolicy(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryMode {
+    /// These first, others when they are full; the kernel takes the first of them.
+    Preferred,
+    /// These alone.
+    Bind,
+    /// Page by page in turn.
+    Interleave,
+}
+
+fn memory(
+    policy: Option<&(MemoryMode, Vec<u32>)>,
+) -> Result<Option<child::MemoryPolicy>, LaunchError> {
+    let Some((mode, nodes)) = policy else {
+        return Ok(None);
+    };
+    let mode = match mode {
+        MemoryMode::Preferred => libc::MPOL_PREFERRED,
+        MemoryMode::Bind => libc::MPOL_BIND,
+        MemoryMode::Interleave => libc::MPOL_INTERLEAVE,
+    };
+    let mut mask = [0_u64; child::NODE_WORDS];
+    for node in nodes {
+        let word = mask.get_mut(*node as usize / 64);
+        *word.ok_or(LaunchError::Node(*node))? |= 1 << (node % 64);
+    }
+    Ok(Some((mode, mask)))
 }
 
 fn cpu_mask(cpus: &[usize]) -> Result<Option<child::CpuMask>, LaunchError> {

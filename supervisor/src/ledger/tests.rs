@@ -1,8 +1,12 @@
 //! Both ledgers: what is stored is read again, whatever happened in between.
 
+use std::collections::BTreeMap;
+
 use insula_contract::id::{Epoch, Instance};
 use insula_core::event::{Rest, UpgradeStep};
+use insula_core::placement::{MemoryPolicy, Pool, Request, Seat, Spot};
 use insula_core::process::Outcome;
+use insula_core::seats::Held;
 use semver::Version;
 
 use super::*;
@@ -62,6 +66,16 @@ fn samples() -> Vec<Record> {
             slot: 1,
             step: None,
             beside: false,
+            seat: Some(Box::new(Held {
+                id: 9,
+                request: Request::nothing(kv()),
+                seat: Seat {
+                    spot: Spot::Pool(Pool::Node(1)),
+                    memory: BTreeMap::from([(1, 4096)]),
+                    memory_anywhere: 0,
+                    policy: MemoryPolicy::Bind(1),
+                },
+            })),
         },
         Record::Rested {
             instance: Instance {
@@ -158,7 +172,8 @@ fn stored_bytes_stay_readable() {
         ],
         &[1, 7, 2, b'k', b'v', 4, b'k', b'v', b'@', b'1', 2],
         &[
-            1, 5, 9, 2, b'k', b'v', 0, 5, b'1', b'.', b'1', b'.', b'0', 1, 0, 0,
+            1, 5, 9, 2, b'k', b'v', 0, 5, b'1', b'.', b'1', b'.', b'0', 1, 0, 0, 1, 9, 2, b'k',
+            b'v', 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 128, 32, 0, 2, 1,
         ],
         &[1, 9, 2, b'k', b'v', 0, 1, 0, 0, 6],
     ];

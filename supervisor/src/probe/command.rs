@@ -140,6 +140,7 @@ impl Recipe {
             uid: self.uid,
             cpus: self.cpus.clone(),
             idle: false,
+            memory: None,
             nice: None,
             limits: self.limits.clone(),
             access: self.access.clone(),

@@ -25,6 +25,7 @@ impl Decision {
             | Action::DropClient { .. }
             | Action::Exit => false,
             Action::Launch { .. }
+            | Action::Confine { .. }
             | Action::Stop { .. }
             | Action::Kill { .. }
             | Action::Probe { .. }

@@ -3,7 +3,7 @@
 use insula_contract::id::{ContractId, ServiceName};
 
 use super::{Core, dependencies};
-use crate::event::{Action, Done};
+use crate::event::{Action, Done, RefusalKind};
 use crate::service::{Dependency, Goal, Place, Service};
 use crate::turn::Turn;
 
@@ -38,6 +38,7 @@ impl Core {
                 }
             },
             Dependency::Service(name) => name,
+            Dependency::Room(_) => return None,
         };
         let Some(service) = self.services.get(provider) else {
             return Some(format!("it waits for {provider}, which is not installed"));
@@ -46,6 +47,9 @@ impl Core {
             Place::Stopped if service.goal == Goal::Down => Some("stopped"),
             Place::Exited { .. } => Some("exited"),
             Place::Fatal { .. } => Some("fatal"),
+            Place::Waiting { on, .. } if on.iter().any(|on| matches!(on, Dependency::Room(_))) => {
+                Some("without a place on the host")
+            }
             Place::Stopped
             | Place::Waiting { .. }
             | Place::Up(_)
@@ -59,6 +63,7 @@ impl Core {
                 format!("it waits for {contract}, and its provider `{provider}` is {state}")
             }
             Dependency::Service(name) => format!("it waits for {name}, which is {state}"),
+            Dependency::Room(_) => return None,
         })
     }
 
@@ -102,6 +107,8 @@ impl Core {
             if service.goal == Goal::Up {
                 // Not recorded: after a reboot it is wanted again.
                 service.goal = Goal::Down;
+                let text = "the daemon is shutting down";
+                service.fail_orders(turn, RefusalKind::ShuttingDown, text);
                 service.settle(turn);
                 if service.processes().next().is_none() {
                     looked_at.extend(self.edges.providers_of(&name).cloned());

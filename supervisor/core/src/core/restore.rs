@@ -10,6 +10,7 @@ use semver::Version;
 use super::{Core, Decision};
 use crate::event::{Action, Record};
 use crate::process::{Phase, Process};
+use crate::seats::Held;
 use crate::service::{Goal, INSTANCES_MAX, Place, Route, Service};
 use crate::spec::ServiceSpec;
 use crate::time::Time;
@@ -36,6 +37,7 @@ struct Began {
     slot: u8,
     step: Option<u16>,
     beside: bool,
+    seat: Option<Box<Held>>,
 }
 
 impl Core {
@@ -89,6 +91,7 @@ impl Core {
                 |name| active.contains(name),
             );
         }
+        turn.seats.providers.clone_from(&self.providers);
         let mut rested = BTreeMap::new();
         self.uids = uids;
         self.uids.extend(turn.new_uids());
@@ -129,6 +132,7 @@ impl Core {
                     slot,
                     step,
                     beside,
+                    seat,
                 } => {
                     let began_as = Began {
                         instance,
@@ -136,6 +140,7 @@ impl Core {
                         slot,
                         step,
                         beside,
+                        seat,
                     };
                     began.insert(attempt, began_as);
                 }
@@ -209,6 +214,7 @@ impl Core {
                 slot,
                 step,
                 beside,
+                seat,
             } = began;
             let name = instance.service.clone();
             let known = self
@@ -231,6 +237,13 @@ impl Core {
             process.phase = Phase::Starting;
             process.pid = Some(*pid);
             process.step = step;
+            if let Some(held) = &seat {
+                service.adopt_seat(at, &mut process, held.id);
+                let held = (**held).clone();
+                turn.seats
+                    .host_mut()
+                    .take_up(held.id, held.request, held.seat);
+            }
             self.attempts.insert(attempt, name.clone());
             let active = process.version == service.active;
             let stores = service.spec_of(&process).data.is_some();
@@ -244,6 +257,7 @@ impl Core {
                         slot,
                         step,
                         beside: false,
+                        seat,
                     });
                 }
                 replica.place = Place::Up(process);

@@ -39,7 +39,7 @@ pub use request::{MemoryPolicy, Millis, Numa, Pool, Processors, Request, Seat, S
 pub use topology::{Cpu, Node, Topology};
 
 /// Others that a request has to do with and that are looked at, at most.
-const RELATIVES: usize = 64;
+const RELATIVES: usize = 32;
 /// More than this is not counted by [`Placement::how_many`].
 pub const MANY: usize = 1000;
 
@@ -127,6 +127,8 @@ pub struct Placement {
     kin: BTreeMap<ServiceName, BTreeSet<u64>>,
     /// Those that are drawn to each service.
     drawn: BTreeMap<ServiceName, BTreeSet<u64>>,
+    /// How often cores changed hands.
+    handed_over: u64,
     /// How often room became free.
     freed: u64,
 }
@@ -196,6 +198,7 @@ impl Placement {
             return false;
         };
         self.ground.give_back(id, &gone.request, &gone.seat);
+        self.note_cores(&gone.seat);
         let forget = |index: &mut BTreeMap<ServiceName, BTreeSet<u64>>, name: &ServiceName| {
             if let Some(ids) = index.get_mut(name) {
                 ids.remove(&id);
@@ -238,6 +241,26 @@ impl Placement {
             Spot::Cores { cpus, .. } => cpus.clone(),
             Spot::Pool(pool) => self.ground.pool_cpus(pool),
         }
+    }
+
+    /// The pools that there are: of the host, of its nodes, and of lists with a member.
+    pub fn pools(&self) -> Vec<Pool> {
+        let nodes = self.ground.nodes.iter().map(|node| Pool::Node(node.id));
+        let lists = self.ground.lists.keys().cloned().map(Pool::List);
+        std::iter::once(Pool::Host)
+            .chain(nodes)
+            .chain(lists)
+            .collect()
+    }
+
+    /// The CPUs of a pool: those that nobody has for himself.
+    pub fn pool_cpus(&self, pool: &Pool) -> CpuSet {
+        self.ground.pool_cpus(pool)
+    }
+
+    /// Changes whenever a core gets an owner or loses one.
+    pub fn handed_over(&self) -> u64 {
+        self.handed_over
     }
 
     /// Who has a CPU for himself.
@@ -395,12 +418,19 @@ impl Placement {
 
     fn insert(&mut self, id: u64, seated: Seated) {
         self.ground.take(id, &seated.request, &seated.seat);
+        self.note_cores(&seated.seat);
         let service = seated.request.service.clone();
         self.kin.entry(service).or_default().insert(id);
         for name in seated.request.near.keys() {
             self.drawn.entry(name.clone()).or_default().insert(id);
         }
         self.seated.insert(id, seated);
+    }
+
+    fn note_cores(&mut self, seat: &Seat) {
+        if let Spot::Cores { .. } = seat.spot {
+            self.handed_over += 1;
+        }
     }
 
     fn foot_of(&self, seat: &Seat) -> Foot {

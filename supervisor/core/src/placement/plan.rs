@@ -52,18 +52,23 @@ pub fn plan(host: &Placement, requests: &[Request], steps: usize) -> Plan {
         chosen: vec![None; requests.len()],
         best: None,
         steps,
+        deep: steps > 0,
     };
     search.greedily();
-    if requests.len() <= SEARCHED && steps > 0 {
+    if search.is_deep() {
         search.deepen(0);
     }
     let (worth, chosen) = search.best.take().unwrap_or_default();
-    let mut host = host.clone();
-    for index in &order {
-        if let Some(candidate) = &chosen[*index] {
-            host.sit(first + *index as u64, requests[*index].clone(), candidate);
+    let searched = search.is_deep();
+    let mut made = search.host;
+    if searched {
+        for index in &order {
+            if let Some(candidate) = &chosen[*index] {
+                made.sit(first + *index as u64, requests[*index].clone(), candidate);
+            }
         }
     }
+    let host = made;
     let empty = host.emptied();
     let seats = requests.iter().enumerate().map(|(index, request)| {
         let id = first + index as u64;
@@ -140,9 +145,15 @@ struct Search<'a> {
     chosen: Vec<Option<Candidate>>,
     best: Option<(Worth, Vec<Option<Candidate>>)>,
     steps: usize,
+    deep: bool,
 }
 
 impl Search<'_> {
+    /// Whether it looks further than the first try, whose seats are given back for it.
+    fn is_deep(&self) -> bool {
+        self.deep && self.requests.len() <= SEARCHED
+    }
+
     fn greedily(&mut self) {
         let mut taken = Vec::new();
         for index in self.order {
@@ -153,7 +164,7 @@ impl Search<'_> {
             }
         }
         self.best = Some((self.worth, self.chosen.clone()));
-        if self.requests.len() <= SEARCHED && self.steps > 0 {
+        if self.is_deep() {
             while let Some(index) = taken.pop() {
                 self.rise(index);
             }

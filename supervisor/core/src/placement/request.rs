@@ -96,6 +96,15 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether the other asks for the same, wherever it is drawn to.
+    pub fn asks_as(&self, other: &Self) -> bool {
+        self.processors == other.processors
+            && self.within == other.within
+            && self.memory == other.memory
+            && self.numa == other.numa
+            && self.labels == other.labels
+    }
+
     /// One that asks for nothing.
     pub fn nothing(service: ServiceName) -> Self {
         Self {

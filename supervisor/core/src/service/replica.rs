@@ -6,6 +6,7 @@ use insula_contract::id::{Attempt, Epoch};
 use insula_contract::line::{Leadership, ToService};
 use semver::Version;
 
+use super::seats::Obstacle;
 use super::{Goal, LastEnd, Place, Replica, Role, Service};
 use crate::event::{Action, Record, Refusal, RefusalKind, Rest, UpgradeStep};
 use crate::process::{Outcome, Phase, Process, Said, Step};
@@ -27,23 +28,27 @@ impl Service {
     pub(crate) fn launch(&mut self, turn: &mut Turn, at: usize) {
         let version = self.replicas[at].version.clone();
         self.replicas[at].place = match self.launch_first(turn, at, version) {
-            Some(process) => Place::Up(process),
-            None => Place::Backoff {
+            Ok(process) => Place::Up(process),
+            Err(Obstacle::Slot) => Place::Backoff {
                 until: turn.now + SLOT_WAIT,
             },
+            Err(Obstacle::Room(why)) => return self.refuse_room(turn, at, why),
         };
     }
 
-    /// Orders a launch; `None` while processes that leave have all slots.
+    /// Orders a launch, unless something stands in its way.
     pub(super) fn launch_process(
         &mut self,
         turn: &mut Turn,
         at: usize,
         version: Version,
         step: Option<u16>,
-    ) -> Option<Process> {
-        let slot = self.free_slot(Some(at))?;
+    ) -> Result<Process, Obstacle> {
+        let slot = self.free_slot(Some(at)).ok_or(Obstacle::Slot)?;
         let attempt = turn.ids.next_attempt();
+        let seat = self
+            .take_seat(turn, at, &version, attempt)
+            .map_err(Obstacle::Room)?;
         let ready_timeout = self.releases[&version].ready_timeout;
         let beside = matches!(self.replicas[at].place, Place::Up(_));
         self.stir(turn, at);
@@ -52,8 +57,9 @@ impl Service {
         let deadline = turn.now + ready_timeout;
         let mut process = Process::launching(attempt, version, slot, turn.now, deadline);
         process.step = step;
+        process.seat = seat;
         self.record_began(turn, at, &process, beside);
-        Some(process)
+        Ok(process)
     }
 
     /// Records which attempt has a place, or is to have it.
@@ -65,6 +71,7 @@ impl Service {
             slot: process.slot,
             step: process.step,
             beside,
+            seat: turn.seats.held(process.seat),
         });
     }
 

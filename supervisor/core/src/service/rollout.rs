@@ -107,8 +107,10 @@ impl Service {
             };
             if self.replicas[at].is_ready() {
                 // Without a slot it begins when a process that leaves has given one back.
-                self.begin_upgrade(turn, at, to);
-                return;
+                if self.begin_upgrade(turn, at, to) {
+                    return;
+                }
+                continue;
             }
             self.put(turn, at, to);
             self.replaced(at);

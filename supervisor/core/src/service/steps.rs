@@ -4,6 +4,7 @@
 use insula_contract::id::Attempt;
 use semver::Version;
 
+use super::seats::Obstacle;
 use super::{Goal, Place, Service};
 use crate::event::{Record, RefusalKind, Rest};
 use crate::process::{Outcome, Phase, Process};
@@ -17,7 +18,7 @@ impl Service {
         turn: &mut Turn,
         at: usize,
         version: Version,
-    ) -> Option<Process> {
+    ) -> Result<Process, Obstacle> {
         let step = self.step_from(&version, 0);
         self.launch_process(turn, at, version, step)
     }
@@ -41,9 +42,10 @@ impl Service {
         let version = ended.version.clone();
         let step = self.step_from(&version, ended.step.map_or(0, |step| step + 1));
         match self.launch_process(turn, at, version, step) {
-            Some(process) => Place::Up(process),
-            // Its own slot is free again, so this does not happen; all of it begins anew.
-            None => Place::Backoff { until: turn.now },
+            Ok(process) => Place::Up(process),
+            // Its own slot and its seat are free again, so this does not happen unless its profile
+            // asks for more by now; all of it begins anew.
+            Err(Obstacle::Slot | Obstacle::Room(_)) => Place::Backoff { until: turn.now },
         }
     }
 
@@ -61,7 +63,7 @@ impl Service {
             | Place::Backoff { .. }
             | Place::Exited { .. }
             | Place::Fatal { .. } => {
-                let text = "there was no slot for its next process";
+                let text = "there was no room for its next process";
                 self.end_upgrade(turn, at, RefusalKind::Busy, text);
             }
         }

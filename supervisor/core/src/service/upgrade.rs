@@ -4,16 +4,25 @@ use insula_contract::line::ToService;
 use semver::Version;
 
 use super::replica::LEAD_TIMEOUT;
+use super::seats::Obstacle;
 use super::{Place, Service, Upgrade};
 use crate::event::{Record, RefusalKind, UpgradeStep};
 use crate::process::{Outcome, Phase};
 use crate::turn::Turn;
 
 impl Service {
-    /// Starts the replacement, if a process can be started beside the old one now.
-    pub(super) fn begin_upgrade(&mut self, turn: &mut Turn, at: usize, to: Version) {
-        let Some(incoming) = self.launch_first(turn, at, to.clone()) else {
-            return;
+    /// Starts the replacement, if a process can be started beside the old one now; whether that
+    /// is worth waiting for.
+    pub(super) fn begin_upgrade(&mut self, turn: &mut Turn, at: usize, to: Version) -> bool {
+        let incoming = match self.launch_first(turn, at, to.clone()) {
+            Ok(incoming) => incoming,
+            Err(Obstacle::Slot) => return true,
+            Err(Obstacle::Room(why)) => {
+                let profile = &self.releases[&to].profile;
+                let text = format!("{to} finds no place: profile `{profile}` {why}");
+                self.not_replaced(turn, at, RefusalKind::NoRoom, &text);
+                return false;
+            }
         };
         let replica = &mut self.replicas[at];
         replica.upgrade = Some(Upgrade {
@@ -24,6 +33,7 @@ impl Service {
             failed: None,
         });
         self.record_upgrade(turn, at);
+        true
     }
 
     pub(super) fn record_upgrade(&self, turn: &mut Turn, at: usize) {

@@ -1,6 +1,7 @@
 //! The fake world: processes that obey late, never, or wrongly.
 
 mod daemon;
+mod host;
 mod kernel;
 mod run;
 mod specs;
@@ -13,6 +14,7 @@ use insula_contract::route::Target;
 use insula_core::core::{Core, Settings};
 use insula_core::event::{Event, Notice, Order, Record, RequestId};
 use insula_core::invariants::violations;
+use insula_core::placement::CpuSet;
 use insula_core::spec::ServiceSpec;
 use insula_core::time::Time;
 
@@ -35,6 +37,12 @@ struct Fake {
     stubborn: bool,
     /// Runs a command before the start, or a task: it has no line and ends by itself.
     passing: bool,
+    /// Which instance's it is.
+    instance: String,
+    /// What it runs on.
+    cpus: CpuSet,
+    /// What of it nobody else may use.
+    own: CpuSet,
 }
 
 impl Fake {
@@ -88,7 +96,7 @@ impl World {
             seed,
             chance: seed,
             now: 1,
-            core: Core::new(Self::settings(seed, 1)),
+            core: host::on_host(Core::new(Self::settings(seed, 1)), seed),
             stored: Vec::new(),
             releases: releases.clone(),
             fakes: BTreeMap::new(),
@@ -238,6 +246,7 @@ impl World {
         if let Some(violation) = violations(&self.core).first() {
             self.fail(&format!("{violation}\nafter {shown}"));
         }
+        self.check_cores(shown);
         let mut writers = BTreeMap::<&str, u32>::new();
         for fake in self
             .fakes

@@ -37,7 +37,8 @@ impl World {
             .filter(|replica| replica.wanted && replica.is_ready())
             .filter_map(|replica| Some(replica.current()?.attempt))
             .collect();
-        self.core = Core::new(Self::settings(self.seed, self.runs));
+        let core = Core::new(Self::settings(self.seed, self.runs));
+        self.core = super::host::on_host(core, self.seed);
         // The edges and channels of the last run are made anew.
         self.edges.clear();
         self.pairs.clear();

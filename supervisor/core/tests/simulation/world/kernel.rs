@@ -43,6 +43,7 @@ impl World {
                 instance,
                 uses,
                 step,
+                cpus,
                 ..
             } => {
                 for (provider, _) in uses {
@@ -61,9 +62,13 @@ impl World {
                     return;
                 }
                 let stubborn = self.odds(20);
+                let (cpus, own) = self.seat(attempt, cpus);
                 let fake = Fake {
                     service: instance.service.to_string(),
                     exists: true,
+                    instance: instance.to_string(),
+                    cpus,
+                    own,
                     stubborn,
                     passing: step.is_some() || instance.service.as_str() == "task",
                     ..Fake::default()
@@ -100,6 +105,13 @@ impl World {
                             outcome: Outcome::Code(code),
                         },
                     );
+                }
+            }
+            Action::Confine { attempts, cpus } => {
+                for attempt in attempts {
+                    if let Some(fake) = self.fakes.get_mut(&attempt) {
+                        fake.cpus = cpus.clone();
+                    }
                 }
             }
             Action::Stop { attempt } | Action::Kill { attempt }

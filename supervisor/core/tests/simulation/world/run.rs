@@ -273,6 +273,7 @@ impl World {
                 ));
             }
         }
+        self.check_room();
         let store: ServiceName = "store".parse().unwrap();
         if !self.core.services()[&store].is_ready() {
             self.fail("the store does not come up");

@@ -29,7 +29,14 @@ pub(super) fn spec(
             _ => Kind::Native,
         },
         sockets: BTreeMap::new(),
-        profile: "dense".into(),
+        // Only hosts that are known have more than the one profile.
+        profile: match (name, version.0) {
+            ("middle", 1) | ("front", _) => "alone",
+            ("middle", _) => "pair",
+            ("guest", _) => "share",
+            _ => "dense",
+        }
+        .into(),
         ready_timeout: Duration::from_millis(300),
         drain_timeout: Duration::from_millis(100),
         stop_timeout: Duration::from_millis(100),
