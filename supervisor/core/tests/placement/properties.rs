@@ -112,8 +112,8 @@ fn whatever_comes_and_goes_nobody_shares_what_is_somebodys_own() {
 /// What can still be given away: the same for accounts that are the same.
 fn free(host: &Placement) -> String {
     let mut shown = format!("{host:?}");
-    // How often something became free is not a part of it.
-    let at = shown.find("freed: ").unwrap();
+    // How often cores changed hands, and room became free, is not a part of it.
+    let at = shown.find("handed_over: ").unwrap();
     shown.truncate(at);
     shown
 }
