@@ -331,6 +331,9 @@ impl Driver {
             }
         };
         arrivals.abort();
+        if end != End::Stopped {
+            self.hear_the_last()?;
+        }
         match end {
             End::Stopped => {
                 self.unit.stopping();
@@ -340,6 +343,23 @@ impl Driver {
             End::Succeeded(_) => {}
         }
         Ok(end)
+    }
+
+    /// Takes in what was heard already: the end of a process is told once, and whoever reaps it must
+    /// see to it. What ends from now on is the next daemon's.
+    fn hear_the_last(&mut self) -> Result<(), DriverError> {
+        for handle in self.processes.values() {
+            handle.hear_no_more();
+        }
+        while let Ok(news) = self.inbox.try_recv() {
+            self.take(news)?;
+            self.settle()?;
+            // What was started in an ended one's place is waited for by the next daemon, too.
+            for handle in self.processes.values() {
+                handle.hear_no_more();
+            }
+        }
+        Ok(())
     }
 
     fn heed(&mut self, wish: Wish) -> Result<(), DriverError> {

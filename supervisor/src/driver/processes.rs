@@ -108,11 +108,16 @@ impl ProcessHandle {
         watch::pidfd_signal_group(self.pidfd.get_ref(), libc::SIGKILL)
     }
 
-    /// Lets go of a process that is gone.
-    pub(super) fn end(self) {
-        for task in self.tasks.into_iter().chain(self.probing) {
+    /// Waits for nothing of it any more.
+    pub(super) fn hear_no_more(&self) {
+        for task in self.tasks.iter().chain(&self.probing) {
             task.abort();
         }
+    }
+
+    /// Lets go of a process that is gone.
+    pub(super) fn end(self) {
+        self.hear_no_more();
     }
 }
 

@@ -265,10 +265,23 @@ mod tests {
         }
     }
 
+    /// Processor time of a process in the kernel's ticks.
+    fn used(pid: i32) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let user = stat.rsplit_once(')').unwrap().1.split(' ').nth(12);
+        user.unwrap().parse().unwrap()
+    }
+
     #[test]
     fn living_processes_are_judged_by_what_they_do() {
         let patience = Duration::from_millis(200);
         let spinning = Process::start("while :; do :; done");
+        // A shell that is still being loaded waits for the disk.
+        let begun = Instant::now();
+        while used(spinning.pid()) < 10 {
+            assert!(begun.elapsed() < 60 * SECOND, "it does not get to spin");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let Vitality::Stuck(how) = spinning.judge(patience) else {
             panic!("it spins");
         };
