@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod daemon;
+pub mod doctor;
 pub mod driver;
 pub mod foreign;
 pub mod launch;

@@ -163,10 +163,10 @@ fn without_root_services_run_under_the_daemons_user_and_the_doctor_says_so() {
     assert_eq!(host.row("kv")["uid"], serde_json::Value::Null);
     let doctor = host.ctl(&["doctor"]);
     let text = String::from_utf8(doctor.stdout).unwrap();
-    let own = text.lines().find(|line| line.contains("own-uids")).unwrap();
-    assert!(
-        own.starts_with("LACK") && own.contains("run insulad as root"),
-        "{own}"
-    );
+    assert_eq!(doctor.status.code(), Some(1), "{text}");
+    let own = text.lines().skip_while(|line| !line.contains(" own-uids "));
+    let told: Vec<_> = own.take(2).collect();
+    assert!(told[0].starts_with("missing (required) "), "{told:?}");
+    assert!(told[1].contains("mend: run insulad as root"), "{told:?}");
     assert!(host.daemon_log().contains("not enforced here: own-uids"));
 }

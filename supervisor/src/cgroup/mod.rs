@@ -100,12 +100,7 @@ impl Groups {
     fn make_root(&mut self) -> io::Result<()> {
         make(&self.root)?;
         payload::enable_controllers(&self.root)?;
-        let given = fs::read_to_string(self.root.join("cgroup.controllers"))?;
-        self.controllers = given.split_whitespace().map(str::to_owned).collect();
-        // It is there where the kernel has a scheduler for it.
-        if !self.root.join("io.weight").exists() {
-            self.controllers.remove("io");
-        }
+        self.controllers = controllers_of(&self.root)?;
         self.profiles.clear();
         Ok(())
     }
@@ -158,6 +153,11 @@ impl Groups {
 
     fn of_profile(&self, name: &str) -> PathBuf {
         self.root.join(format!("{PROFILE}{name}"))
+    }
+
+    /// The directory that all of them are in.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where the cgroup of an attempt is, if it has one.
@@ -303,11 +303,31 @@ pub fn lacking(groups: Option<&Groups>, given: &Resources, holds: &Resources) ->
     keys
 }
 
+/// What the kernel can enforce below a directory.
+fn controllers_of(directory: &Path) -> io::Result<BTreeSet<String>> {
+    let given = fs::read_to_string(directory.join("cgroup.controllers"))?;
+    let mut controllers: BTreeSet<_> = given.split_whitespace().map(str::to_owned).collect();
+    // It is there where the kernel has a scheduler for it.
+    if !directory.join("io.weight").exists() {
+        controllers.remove("io");
+    }
+    Ok(controllers)
+}
+
 /// Whether limits are enforced, for people.
 pub fn report(groups: Option<&Groups>) -> Wall {
+    told(groups.map(|groups| &groups.controllers))
+}
+
+/// Whether they would be, with the services' cgroups in this directory.
+pub fn report_at(directory: Option<&Path>) -> Wall {
+    told(directory.and_then(|at| controllers_of(at).ok()).as_ref())
+}
+
+fn told(controllers: Option<&BTreeSet<String>>) -> Wall {
     let missing: Vec<_> = CONTROLLERS
         .into_iter()
-        .filter(|name| groups.is_none_or(|groups| !groups.controllers.contains(*name)))
+        .filter(|name| controllers.is_none_or(|given| !given.contains(*name)))
         .collect();
     Wall {
         name: "limits".to_owned(),

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::doctor::{self, By, Host};
 use crate::driver::ask::Ask;
 use crate::meters::{self, Reading};
 use crate::output::Lines;
@@ -167,7 +168,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
         .route("/v1/releases", get(releases))
-        .route("/v1/doctor", get(doctor))
+        .route("/v1/doctor", get(examine))
         .route("/v1/edges", get(edges))
         .route("/v1/utilisation", get(utilisation))
         .route("/v1/topology", get(places::topology))
@@ -287,10 +288,32 @@ async fn metrics(State(api): State<Api>) -> Response {
     }
 }
 
-async fn doctor(State(api): State<Api>) -> Response {
-    match api.ask(|reply| Ask::Doctor { reply }).await {
-        Ok(walls) => Json(walls).into_response(),
-        Err(answer) => answer.into_response(),
+/// What `doctor` may say.
+#[derive(Debug, Deserialize)]
+struct DoctorDetails {
+    #[serde(default = "DoctorDetails::services")]
+    services: u64,
+}
+
+impl DoctorDetails {
+    fn services() -> u64 {
+        doctor::SERVICES
+    }
+}
+
+/// Looks at the host beside the driver.
+async fn examine(State(api): State<Api>, Query(details): Query<DoctorDetails>) -> Response {
+    let known = match api.ask(|reply| Ask::Doctor { reply }).await {
+        Ok(known) => known,
+        Err(answer) => return answer.into_response(),
+    };
+    let look = tokio::task::spawn_blocking(move || {
+        Host::here(*known, By::Insulad, details.services).map(|host| doctor::examine(&host))
+    });
+    match look.await {
+        Ok(Ok(report)) => Json(report).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(_) => Answer::ending().into_response(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! `logs`.
 
-use std::io::Write;
 use std::time::Duration;
 
 use hyper::Method;
@@ -40,15 +39,7 @@ pub(super) async fn run(client: &Client, name: &str, which: &Which) -> Result<Ex
     }
     let show = async {
         let response = client.send(Method::GET, &path, Vec::new()).await?;
-        read_pieces(response, |piece| {
-            let mut stdout = std::io::stdout().lock();
-            let shown = stdout.write_all(piece).and_then(|()| stdout.flush());
-            if shown.is_err() {
-                // `logs | head` is no error.
-                std::process::exit(0);
-            }
-        })
-        .await
+        read_pieces(response, super::print::bytes).await
     };
     tokio::select! {
         shown = show => shown?,

@@ -3,13 +3,19 @@
 //! Exit codes (also in `--help`): 0 done; 1 failed, or no such service; 2 wrong usage; 3 `status`
 //! found something that is not running; 4 `status` of an unknown name; 7 could not be started;
 //! 65 refused because contracts or data do not fit; 69 the daemon cannot be reached; 75 busy, try
-//! again; 77 not allowed.
+//! again; 77 not allowed; 141 nobody read what it printed. `doctor`: 0 all that is required is
+//! there; 1 something required is missing; 2 it could not look.
+
+// Before the others: its macros are theirs.
+#[macro_use]
+mod print;
 
 mod call;
 mod capacity;
 mod client;
 mod complete;
 mod daemon;
+mod doctor;
 mod edges;
 mod explain;
 mod install;
@@ -46,7 +52,7 @@ pub enum Exit {
     Done = 0,
     /// Failed, or no such service.
     Failed = 1,
-    /// Wrong usage.
+    /// Wrong usage; of `doctor`, that it could not look.
     Usage = 2,
     /// `status` found something that is not running.
     NotRunning = 3,
@@ -84,15 +90,16 @@ impl From<Exit> for ExitCode {
 const EXIT_CODES: &str = "\
 Exit codes:
    0  done
-   1  failed, or no such service
-   2  wrong usage
+   1  failed, or no such service; `doctor`: something required is missing
+   2  wrong usage; `doctor`: could not look
    3  `status`: something is not running
    4  `status`: unknown name
    7  could not be started
   65  refused: contracts or data do not fit
   69  the daemon cannot be reached
   75  busy, try again
-  77  not allowed";
+  77  not allowed
+ 141  nobody read what was printed";
 
 /// Drives insulad: installs, starts, watches and upgrades services.
 #[derive(Debug, Parser)]
@@ -266,8 +273,16 @@ enum Verb {
         /// The directory of a release, or its service.toml; the host's files unless given.
         path: Option<PathBuf>,
     },
-    /// Say what this host gives to services, and what it lacks.
-    Doctor,
+    /// Say what this host gives to services, what it lacks, and how to mend it.
+    Doctor {
+        /// Hold the limits of the host against so many services.
+        #[arg(long, value_name = "N", default_value_t = crate::doctor::SERVICES,
+            value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        services: u64,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Install, remove or print the units that run the daemon under systemd.
     Systemd(systemd::SystemdArgs),
     /// What concerns the daemon itself.
@@ -315,7 +330,8 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<Exit, ClientError> {
-    let client = Client::new(&Paths::new(args.root));
+    let paths = Paths::new(args.root);
+    let client = Client::new(&paths);
     match args.verb {
         Verb::Install { path } => install::run(&client, &path).await,
         Verb::Releases { names, json } => releases::run(&client, &names, json).await,
@@ -358,7 +374,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         Verb::Update { dry_run, json } => update::run(&client, dry_run, json).await,
         // With a path: done before.
         Verb::Check { .. } => update::check_host(&client).await,
-        Verb::Doctor => status::doctor(&client).await,
+        Verb::Doctor { services, json } => doctor::run(&client, paths, services, json).await,
         Verb::Daemon(verb) => daemon::run(&client, &verb).await,
         Verb::Shutdown => orders::shutdown(&client).await,
         // Done before.

@@ -1,11 +1,10 @@
-//! `status` and `doctor`.
+//! `status`.
 
 use insula_core::report::{Row, State};
 use serde::Serialize;
 
 use super::Exit;
 use super::client::{Client, ClientError};
-use crate::launch::Wall;
 
 /// What `status --json` prints; the number changes when a field changes its meaning.
 #[derive(Debug, Serialize)]
@@ -119,23 +118,6 @@ fn remark(row: &Row) -> String {
         (None, Some(reason)) => reason.clone(),
         (None, None) => row.status.clone().unwrap_or_default(),
     }
-}
-
-pub(super) async fn doctor(client: &Client) -> Result<Exit, ClientError> {
-    let walls: Vec<Wall> = client.get("/v1/doctor").await?;
-    for wall in &walls {
-        println!(
-            "{:4} {:24} {}",
-            if wall.holds { "ok" } else { "LACK" },
-            wall.name,
-            wall.text
-        );
-    }
-    Ok(if walls.iter().all(|wall| wall.holds) {
-        Exit::Done
-    } else {
-        Exit::Failed
-    })
 }
 
 #[cfg(test)]

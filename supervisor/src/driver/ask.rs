@@ -7,7 +7,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::launch::Wall;
+use crate::doctor::Known;
 use crate::meters::Survey;
 use crate::places::Places;
 use crate::utilisation::Sights;
@@ -135,7 +135,7 @@ pub enum Ask {
     /// What does this host give?
     Doctor {
         /// The answer.
-        reply: oneshot::Sender<Vec<Wall>>,
+        reply: oneshot::Sender<Box<Known>>,
     },
     /// Stop everything in order and end.
     Shutdown {

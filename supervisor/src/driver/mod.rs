@@ -580,9 +580,14 @@ impl Driver {
                 Ok(())
             }
             Ask::Doctor { reply } => {
-                let mut report = self.walls.report();
-                report.push(crate::cgroup::report(self.groups.as_ref()));
-                let _ = reply.send(report);
+                let mut walls = self.walls.report();
+                walls.push(crate::cgroup::report(self.groups.as_ref()));
+                let _ = reply.send(Box::new(crate::doctor::Known {
+                    walls,
+                    landlock: self.walls.landlock_version(),
+                    group: self.groups.as_ref().map(|groups| groups.root().to_owned()),
+                    paths: self.paths.clone(),
+                }));
                 Ok(())
             }
         }

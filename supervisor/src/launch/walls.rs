@@ -97,6 +97,11 @@ impl Walls {
         self.root && self.isolation == Isolation::Full
     }
 
+    /// Landlock's ABI version on this host; 0 without Landlock.
+    pub fn landlock_version(&self) -> i32 {
+        self.landlock
+    }
+
     /// Whether the kernel enforces Landlock rules at all.
     pub fn has_landlock(&self) -> bool {
         self.landlock > 0 && self.isolation == Isolation::Full
