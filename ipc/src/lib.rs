@@ -26,6 +26,7 @@ pub mod payload;
 #[doc(hidden)]
 pub mod raw;
 pub mod server;
+mod spin;
 pub mod stream;
 mod sync;
 #[doc(hidden)]

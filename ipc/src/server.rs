@@ -33,6 +33,7 @@ use crate::items::{Sources, Streaming};
 use crate::memory::MapError;
 use crate::meters::Meters;
 use crate::payload::WriteInPlace;
+use crate::spin::Spin;
 use crate::stream::Outlets;
 use bells::{Control, Watchers};
 use edges::OpenEdge;
@@ -357,6 +358,7 @@ pub struct Server<D, J> {
     attempt: Attempt,
     slot: u8,
     spin_ns: u64,
+    spin: Spin,
     sizes: Sizes,
     methods: Methods,
     mode: Mode,
@@ -405,6 +407,7 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
             attempt,
             slot,
             spin_ns: clock::nanos(spin),
+            spin: Spin::default(),
             sizes: Sizes::of::<D::Contract>(),
             methods: Methods::of::<D::Contract>(),
             mode: Mode::Leading,

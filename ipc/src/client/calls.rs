@@ -43,6 +43,7 @@ use crate::channel::{self, NotSent, Sample, Sizes};
 use crate::contract::Safety;
 use crate::header::{RequestHeader, SAMPLED, VERSION, sent_at};
 use crate::meters::Meter;
+use crate::spin::Spin;
 use crate::wake;
 use call::{Call, Stage};
 use peers::{Choice, Peers, Verdict};
@@ -145,6 +146,7 @@ struct State {
     free: Vec<usize>,
     /// Calls whose answers nobody wants, the oldest first.
     abandoned: Vec<usize>,
+    spin: Spin,
 }
 
 /// All calls of one connection.
@@ -210,6 +212,7 @@ impl Calls {
                 .collect(),
             free: (0..sizes.in_flight).rev().collect(),
             abandoned: Vec::new(),
+            spin: Spin::default(),
         };
         Self {
             state: RefCell::new(state),

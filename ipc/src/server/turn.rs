@@ -89,17 +89,20 @@ impl<D: Dispatch, J: Journal> Server<D, J> {
         if self.turn_now() {
             return true;
         }
-        if self.spin_ns == 0 {
+        let spin_ns = self.spin.begin(self.spin_ns);
+        if spin_ns == 0 {
             return false;
         }
-        let until = clock::now_ns().saturating_add(self.spin_ns);
+        let until = clock::now_ns().saturating_add(spin_ns);
         let mut looks = 0_u32;
         while self.control.now() == self.control_seen {
             if self.turn_now() {
+                self.spin.paid();
                 return true;
             }
             looks = looks.wrapping_add(1);
             if looks.is_multiple_of(LOOKS_PER_CLOCK) && clock::now_ns() >= until {
+                self.spin.in_vain();
                 break;
             }
             std::hint::spin_loop();

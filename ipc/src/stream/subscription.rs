@@ -24,6 +24,7 @@ use super::port::{Look, Place, SubscriberEnd};
 use crate::client::Edge;
 use crate::clock;
 use crate::contract::{CONNECTIONS, Contract};
+use crate::spin::Spin;
 use crate::sync::Watched;
 use crate::wake::{self, Last};
 
@@ -53,6 +54,7 @@ pub struct Subscription<S> {
     /// Not to ask for a grant before.
     not_before_ns: u64,
     warned: bool,
+    spin: Spin,
     stream: PhantomData<fn() -> S>,
 }
 
@@ -112,6 +114,7 @@ impl Edge {
             last: None,
             not_before_ns: 0,
             warned: false,
+            spin: Spin::default(),
             stream: PhantomData,
         })
     }
@@ -190,13 +193,16 @@ impl<S: Stream> Subscription<S> {
         if let Some(event) = self.try_next()? {
             return Ok(event);
         }
-        let spin_ns = self.edge.spin_ns();
+        let mut spin_ns = self.spin.begin(self.edge.spin_ns());
         let now = clock::now_ns();
         let until = now.saturating_add(clock::nanos(patience));
         let spin_until = now.saturating_add(spin_ns);
         let mut looks = 0_u32;
         loop {
             if let Some(event) = self.try_next()? {
+                if spin_ns > 0 {
+                    self.spin.paid();
+                }
                 return Ok(event);
             }
             looks = looks.wrapping_add(1);
@@ -208,8 +214,12 @@ impl<S: Stream> Subscription<S> {
             if now >= until {
                 return Err(NextError::DeadlineExceeded);
             }
-            if spin_ns > 0 && now < spin_until {
-                continue;
+            if spin_ns > 0 {
+                if now < spin_until {
+                    continue;
+                }
+                self.spin.in_vain();
+                spin_ns = 0;
             }
             if let Some(event) = self.park(now, until)? {
                 return Ok(event);

@@ -13,6 +13,7 @@ use crate::channel::Sizes;
 use crate::client::bytes::{ByteTicket, MethodNumbers, Outcome};
 use crate::client::{CallError, CallOptions, ConnectError, Connection, Edge};
 use crate::clock;
+use crate::spin::Spin;
 use crate::sync::{WORDS_MAX, Watched, wait_any};
 use crate::wake;
 
@@ -314,26 +315,36 @@ struct Work {
 
 impl Work {
     fn run(mut self, reactor: &Reactor) {
+        let mut spin = Spin::default();
+        // For the wait that goes on: how long, and until when.
+        let mut spin_ns = None;
         let mut spin_until = None;
         let mut looks = 0_u32;
         loop {
             if self.turn(reactor) {
-                spin_until = None;
+                if spin_until.is_some() {
+                    spin.paid();
+                }
+                (spin_ns, spin_until) = (None, None);
                 continue;
             }
-            let busy = self.connections.values().filter(|c| !c.is_idle());
-            let spins = busy.map(|c| c.connection.calls().spin_ns()).max();
-            let spin_ns = spins.unwrap_or(0);
+            let for_ns = *spin_ns.get_or_insert_with(|| {
+                let busy = self.connections.values().filter(|c| !c.is_idle());
+                let spins = busy.map(|c| c.connection.calls().spin_ns()).max();
+                spin.begin(spins.unwrap_or(0))
+            });
             looks = looks.wrapping_add(1);
-            if spin_ns > 0 {
+            if for_ns > 0 {
                 if !looks.is_multiple_of(LOOKS_PER_CLOCK) {
                     std::hint::spin_loop();
                     continue;
                 }
                 let now = clock::now_ns();
-                if now < *spin_until.get_or_insert(now.saturating_add(spin_ns)) {
+                if now < *spin_until.get_or_insert(now.saturating_add(for_ns)) {
                     continue;
                 }
+                spin.in_vain();
+                (spin_ns, spin_until) = (Some(0), None);
             }
             self.park(reactor);
         }

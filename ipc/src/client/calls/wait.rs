@@ -64,26 +64,38 @@ impl Calls {
         mut late: impl FnMut(&Self, &mut State) -> bool,
     ) {
         let state = &mut *self.state.borrow_mut();
-        let spin_ns = self.place.edge.spin_ns();
+        if look(self, state) {
+            return;
+        }
+        // A park that ended for nothing is no reason to spin again.
+        let mut spin_ns = state.spin.begin(self.place.edge.spin_ns());
         let mut spin_until = None;
         let mut looks = 0_u32;
         loop {
-            if look(self, state) {
-                return;
-            }
             looks = looks.wrapping_add(1);
             if spin_ns > 0 && !looks.is_multiple_of(LOOKS_PER_CLOCK) {
                 std::hint::spin_loop();
+                if look(self, state) {
+                    state.spin.paid();
+                    return;
+                }
                 continue;
             }
             if late(self, state) {
                 return;
             }
             let now = clock::now_ns();
-            if spin_ns > 0 && now < *spin_until.get_or_insert(now.saturating_add(spin_ns)) {
-                continue;
+            if spin_ns > 0 {
+                if now < *spin_until.get_or_insert(now.saturating_add(spin_ns)) {
+                    continue;
+                }
+                state.spin.in_vain();
+                spin_ns = 0;
             }
             self.park(state, now, &mut look);
+            if look(self, state) {
+                return;
+            }
         }
     }
 
