@@ -45,6 +45,17 @@ pub struct Groups {
     leaving: Vec<PathBuf>,
 }
 
+/// What a profile gives all of its services.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// Its name.
+    pub profile: &'a str,
+    /// Its limits; of these, weights beside other profiles.
+    pub limits: &'a Resources,
+    /// Whether its services run only where no other profile's want the processor.
+    pub best_effort: bool,
+}
+
 /// A process's cgroup.
 #[derive(Debug)]
 pub struct Group {
@@ -106,9 +117,9 @@ impl Groups {
     }
 
     /// The directory of a profile, as it is to be.
-    fn make_profile(&mut self, name: &Arc<str>, resources: &Resources) -> io::Result<PathBuf> {
+    fn make_profile(&mut self, name: &Arc<str>, given: &Given<'_>) -> io::Result<PathBuf> {
         let directory = self.of_profile(name);
-        let settings = settings::of_profile(resources);
+        let settings = settings::of_profile(given.limits, given.best_effort);
         let written = self.profiles.get(name);
         if written == Some(&settings) {
             return Ok(directory);
@@ -126,10 +137,17 @@ impl Groups {
             }
         }
         // What was set before and is no more has the kernel's default again.
-        for (controller, file) in [("cpu", "cpu.weight"), ("io", "io.weight")] {
+        // A group in the idle class refuses a weight.
+        let defaults = [
+            ("cpu", "cpu.idle", "0"),
+            ("cpu", "cpu.weight", "100"),
+            ("io", "io.weight", "100"),
+        ];
+        for (controller, file, text) in defaults {
             let set = settings.iter().any(|setting| setting.file == file);
-            if !set && self.controllers.contains(controller) {
-                fs::write(directory.join(file), "100")?;
+            let idle = given.best_effort && controller == "cpu";
+            if !set && !idle && self.controllers.contains(controller) {
+                fs::write(directory.join(file), text)?;
             }
         }
         self.write(&directory, &settings)?;
@@ -170,16 +188,16 @@ impl Groups {
     pub fn make(
         &mut self,
         attempt: Attempt,
-        (profile, given): (&str, &Resources),
+        given: &Given<'_>,
         holds: &Resources,
     ) -> io::Result<Group> {
         // What another one left is no reason not to start this one.
         if let Err(error) = self.sweep() {
             tracing::warn!(%error, "cannot remove a cgroup");
         }
-        let profile: Arc<str> = match self.profiles.get_key_value(profile) {
+        let profile: Arc<str> = match self.profiles.get_key_value(given.profile) {
             Some((known, _)) => known.clone(),
-            None => profile.into(),
+            None => given.profile.into(),
         };
         let name = format!("{:x}", attempt.0);
         let mut directory = self.make_profile(&profile, given)?.join(&name);
@@ -292,7 +310,8 @@ impl Groups {
 /// What of these limits the host cannot enforce, by the keys that ask for it, each with the
 /// controller that is missing.
 pub fn lacking(groups: Option<&Groups>, given: &Resources, holds: &Resources) -> Vec<String> {
-    let asked = settings::of_profile(given)
+    // Best effort asks for nothing: it is a gift to the others.
+    let asked = settings::of_profile(given, false)
         .into_iter()
         .chain(settings::of_instance(holds));
     let mut keys: Vec<_> = asked

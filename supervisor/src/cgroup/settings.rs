@@ -21,8 +21,21 @@ pub(super) struct Setting {
 }
 
 /// For the cgroup of all services of a profile: what has a meaning only beside other profiles.
-pub(super) fn of_profile(profile: &Resources) -> Vec<Setting> {
+///
+/// A group in the idle class has no weight. Without that, what runs in the idle class within the
+/// group is beside those of others as good as anybody.
+pub(super) fn of_profile(profile: &Resources, best_effort: bool) -> Vec<Setting> {
+    let idle = best_effort.then(|| Setting {
+        key: "best-effort",
+        controller: "cpu",
+        file: "cpu.idle",
+        text: "1".to_owned(),
+    });
     weights(profile)
+        .into_iter()
+        .filter(|setting| !best_effort || setting.controller != "cpu")
+        .chain(idle)
+        .collect()
 }
 
 /// For the cgroup of an instance.
@@ -108,7 +121,11 @@ mod tests {
         ];
         assert_eq!(written, expected);
         assert_eq!(of_instance(&Resources::default()), []);
-        let of_all: Vec<_> = of_profile(&all).into_iter().map(|s| s.key).collect();
-        assert_eq!(of_all, ["cpu-weight", "io-weight"]);
+        let of_all = |best_effort| -> Vec<_> {
+            let written = of_profile(&all, best_effort).into_iter();
+            written.map(|setting| setting.file).collect()
+        };
+        assert_eq!(of_all(false), ["cpu.weight", "io.weight"]);
+        assert_eq!(of_all(true), ["io.weight", "cpu.idle"]);
     }
 }

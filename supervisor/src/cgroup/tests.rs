@@ -23,6 +23,14 @@ const NOTHING: Resources = Resources {
     ..HEAVY
 };
 
+fn dense(limits: &Resources) -> Given<'_> {
+    Given {
+        profile: "dense",
+        limits,
+        best_effort: false,
+    }
+}
+
 /// A directory that looks as the kernel's would with these controllers.
 fn kernel(controllers: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
@@ -44,7 +52,7 @@ fn a_profile_is_written_once_and_an_instance_below_it() {
     let root = kernel("cpuset cpu io memory pids\n");
     let mut groups = open(&root);
     groups
-        .make(Attempt(0x1f), ("dense", &HEAVY), &LIMITED)
+        .make(Attempt(0x1f), &dense(&HEAVY), &LIMITED)
         .unwrap();
     let weight = "profile-dense/cpu.weight";
     assert_eq!(read(&root, weight).as_deref(), Some("500"));
@@ -60,7 +68,7 @@ fn a_profile_is_written_once_and_an_instance_below_it() {
 
     fs::remove_file(root.path().join(weight)).unwrap();
     groups
-        .make(Attempt(0x20), ("dense", &HEAVY), &NOTHING)
+        .make(Attempt(0x20), &dense(&HEAVY), &NOTHING)
         .unwrap();
     assert_eq!(
         read(&root, weight),
@@ -68,22 +76,43 @@ fn a_profile_is_written_once_and_an_instance_below_it() {
         "a second start writes nothing there"
     );
     groups
-        .make(Attempt(0x21), ("dense", &NOTHING), &NOTHING)
+        .make(Attempt(0x21), &dense(&NOTHING), &NOTHING)
         .unwrap();
     assert_eq!(
         read(&root, weight).as_deref(),
         Some("100"),
         "it weighs nothing any more"
     );
+    assert_eq!(
+        read(&root, "profile-dense/cpu.idle").as_deref(),
+        Some("0"),
+        "an ordinary profile"
+    );
+}
+
+#[test]
+fn a_best_effort_profile_is_in_the_idle_class_as_a_whole_and_weighs_nothing() {
+    let root = kernel("cpu io\n");
+    let mut groups = open(&root);
+    let given = Given {
+        best_effort: true,
+        ..dense(&HEAVY)
+    };
+    groups.make(Attempt(1), &given, &NOTHING).unwrap();
+    let of = |file: &str| read(&root, &format!("profile-dense/{file}"));
+    assert_eq!(of("cpu.idle").as_deref(), Some("1"));
+    assert_eq!(of("cpu.weight"), None, "the kernel would refuse it");
+    // The profile is an ordinary one from now on.
+    groups.make(Attempt(2), &dense(&HEAVY), &NOTHING).unwrap();
+    assert_eq!(of("cpu.idle").as_deref(), Some("0"));
+    assert_eq!(of("cpu.weight").as_deref(), Some("500"));
 }
 
 #[test]
 fn what_the_host_cannot_enforce_is_named_and_not_written() {
     let root = kernel("cpu pids\n");
     let mut groups = open(&root);
-    groups
-        .make(Attempt(1), ("dense", &HEAVY), &LIMITED)
-        .unwrap();
+    groups.make(Attempt(1), &dense(&HEAVY), &LIMITED).unwrap();
     assert_eq!(read(&root, "profile-dense/1/memory.max"), None);
     assert_eq!(
         read(&root, "profile-dense/1/pids.max").as_deref(),

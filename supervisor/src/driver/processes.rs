@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 
 use super::execute::LINE_RETRY;
 use super::{Driver, News};
-use crate::cgroup::{Group, end};
+use crate::cgroup::{Given, Group, end};
 use crate::foreign::notify::NotifySocket;
 use crate::launch::{
     Access, Calls, Launch, LaunchError, MemoryMode, Network, programs_of_the_host, system_access,
@@ -196,12 +196,16 @@ impl Driver {
         if !lacking.is_empty() && !self.walls.are_lenient() {
             return Err(StartError::Limits(lacking));
         }
-        let given = (spec.profile.as_str(), &profile.resources);
+        let given = Given {
+            profile: &spec.profile,
+            limits: &profile.resources,
+            best_effort: profile.best_effort,
+        };
         let holds = spec.limits.resources.under(&profile.resources);
         let group = self
             .groups
             .as_mut()
-            .map(|groups| groups.make(attempt, given, &holds))
+            .map(|groups| groups.make(attempt, &given, &holds))
             .transpose()
             .map_err(prepare("make its cgroup"))?;
         let executable = match &release {
