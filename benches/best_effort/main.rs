@@ -27,6 +27,31 @@ const WATCHDOG: Duration = Duration::from_secs(60);
 /// Programs that use a processor each, for each processor.
 const BURNERS: usize = 2;
 
+/// Whether the kernel shares processors among sessions before it looks at classes.
+const AUTOGROUP: &str = "/proc/sys/kernel/sched_autogroup_enabled";
+
+/// Sessions are no groups of the scheduler's while this is there.
+///
+/// Where no cgroup has the controller `cpu`, the kernel may share the processors among sessions,
+/// and each service is one: then one in the idle class has as much of them as any other. Under
+/// systemd with cgroup v2 this is never so.
+struct Ungrouped;
+
+impl Ungrouped {
+    fn now() -> Option<Self> {
+        let grouped = fs::read_to_string(AUTOGROUP).is_ok_and(|text| text.trim() == "1");
+        (grouped && fs::write(AUTOGROUP, "0").is_ok()).then_some(Self)
+    }
+}
+
+impl Drop for Ungrouped {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(AUTOGROUP, "1") {
+            eprintln!("{AUTOGROUP} stays 0: {error}");
+        }
+    }
+}
+
 /// A daemon on a directory of its own, which ends and goes when dropped.
 struct Host {
     programs: PathBuf,
@@ -217,6 +242,10 @@ fn run() -> Result<(), String> {
     match build.status() {
         Ok(status) if status.success() => {}
         other => return Err(format!("cargo build ended with {other:?}")),
+    }
+    let ungrouped = Ungrouped::now();
+    if ungrouped.is_some() {
+        println!("kernel.sched_autogroup_enabled is 0 meanwhile");
     }
     let host = Host::start(target.to_owned())?;
     host.install()?;

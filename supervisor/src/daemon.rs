@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -28,6 +29,8 @@ const ASKS_MAX: usize = 1024;
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 /// How often the lock is tried meanwhile.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
+/// Descriptors that the daemon asks for: a service takes four, an edge some more.
+const DESCRIPTORS: u64 = 1 << 20;
 
 /// Runs the daemon.
 pub fn main(paths: Paths, isolation: Isolation) -> ExitCode {
@@ -38,6 +41,9 @@ pub fn main(paths: Paths, isolation: Isolation) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    if let Err(error) = raise_descriptors() {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -81,6 +87,18 @@ pub fn hold_payload(paths: &Paths) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// Raises the daemon's limit of descriptors: whoever starts it by hand has 1,024 of them, or
+/// 20,000, which is too few for thousands of services. Services get their own limit.
+fn raise_descriptors() -> nix::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // Beyond the hard limit only root can go, and not beyond `fs.nr_open`.
+    if hard < DESCRIPTORS && setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).is_ok() {
+        return Ok(());
+    }
+    let most = hard.min(DESCRIPTORS).max(soft);
+    setrlimit(Resource::RLIMIT_NOFILE, most, hard)
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

@@ -99,7 +99,12 @@ impl Runit {
         crate::process::tree(daemon, "payload")
             .into_iter()
             .filter(|pid| *pid != daemon)
-            .map(|pid| crate::process::pidfd(pid).map_err(|error| error.to_string()))
+            .filter_map(|pid| match crate::process::pidfd(pid) {
+                Ok(process) => Some(Ok(process)),
+                // What runsv forked for the last service has ended since it was listed.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
+                Err(error) => Some(Err(format!("cannot watch {pid}: {error}"))),
+            })
             .collect()
     }
 }
