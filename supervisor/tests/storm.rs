@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use echo::{Echo, Text, echo as methods};
 use insula_ipc::client::CallOptions;
@@ -86,12 +86,20 @@ fn a_storm_of_crashes_is_bounded_and_costs_nobody_else_a_call() {
         start.extend((0..CRASHING).map(|index| format!("x{index:02}")));
         let start: Vec<&str> = start.iter().map(String::as_str).collect();
         // Whether an order is told of a start or of the end depends on which is seen first.
+        let began = Instant::now();
         host.ctl(&start);
         wait_for("the end of the storm", || {
             let rows = host.rows("all");
             let down = rows.iter().filter(|row| row["state"] == "FATAL");
             (down.count() == CRASHING).then_some(())
         });
+        // From the third on, starts in a row have turns on the host, ten a second.
+        let in_turn = CRASHING as u64 * (RESTARTS - 2);
+        let took = began.elapsed();
+        assert!(
+            took >= Duration::from_millis(100) * (in_turn - 1) as u32,
+            "{took:?}"
+        );
         for row in host.rows("all") {
             match row["name"].as_str() {
                 Some("echo") => {

@@ -18,6 +18,7 @@ use crate::event::{
 };
 use crate::placement::Placement;
 use crate::process::Said;
+use crate::restart::Turns;
 use crate::seats::Seats;
 use crate::service::{Place, Service};
 use crate::spec::{ProfileSpec, ServiceSpec};
@@ -73,6 +74,8 @@ pub struct Core {
     uids: BTreeMap<ServiceName, u32>,
     /// The host, and who sits where.
     seats: Seats,
+    /// Of services whose starts do not help.
+    turns: Turns,
 }
 
 impl Core {
@@ -100,6 +103,7 @@ impl Core {
             ended: false,
             uids: BTreeMap::new(),
             seats: Seats::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -400,6 +404,7 @@ impl Core {
             now,
             ids: self.ids.clone(),
             seats: std::mem::take(&mut self.seats),
+            turns: std::mem::take(&mut self.turns),
             records: Vec::new(),
             actions: Vec::new(),
             launches: Vec::new(),
@@ -588,6 +593,7 @@ impl Core {
         }
         self.ids = turn.ids;
         self.seats = turn.seats;
+        self.turns = turn.turns;
         Decision {
             records: turn.records,
             actions: turn.actions,

@@ -358,11 +358,13 @@ impl Service {
             chance,
         ) {
             Verdict::Again(wait) => {
-                let soon = wait <= HOLD_AT_MOST;
+                let mut until = turn.now + wait;
+                if self.replicas[at].history.loops() {
+                    until = turn.turns.take(turn.now, until);
+                }
+                let soon = until.since(turn.now) <= HOLD_AT_MOST;
                 self.publish_left(turn, at, process.slot, drained, soon);
-                self.replicas[at].place = Place::Backoff {
-                    until: turn.now + wait,
-                };
+                self.replicas[at].place = Place::Backoff { until };
                 turn.dirty.insert(self.name.clone());
                 if !process.was_ready {
                     // Whoever waits for the start is told at once; it is tried again meanwhile.
