@@ -533,3 +533,100 @@ s.toml:10:11: run.limits.cpu-max: `1.5` is no share of the processors
         check("memory-max = \"65MiB\"\npids-max = 21\ncpu-weight = 101\ncpu-max = \"1.5\"\n");
     assert_eq!(said.unwrap_err(), expected);
 }
+
+/// The keys that the reader knows at the place of a key that it does not.
+fn known(report: &str, path: &str) -> Vec<String> {
+    let mut lines = report.lines();
+    let place = format!(": {path}: unknown key");
+    lines
+        .find(|line| line.ends_with(&place))
+        .unwrap_or_else(|| panic!("nothing about {path}: {report}"));
+    let hint = lines.next().unwrap_or_default();
+    let keys = hint.trim().strip_prefix("hint: known here: ");
+    let keys = keys.unwrap_or_else(|| panic!("{path}: {hint}"));
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_names_every_key_and_the_right_defaults() {
+    let reference = include_str!("../../../docs/service.md");
+    let text = r#"
+nothing = 1
+name = "kv"
+version = "1.0.0"
+[run]
+nothing = 1
+command = ["bin/kv"]
+profile = "shared"
+liveness = { nothing = 1 }
+restarts = { nothing = 1 }
+limits = { nothing = 1 }
+output = { nothing = 1 }
+[provides."kv@1"]
+nothing = 1
+limits = { nothing = 1 }
+[requires."clock@1"]
+nothing = 1
+retries = { nothing = 1 }
+breaker = { nothing = 1 }
+[data]
+nothing = 1
+store = true
+"#;
+    let report = report(text);
+    let mut count = 0;
+    for table in [
+        "",
+        "run.",
+        "run.liveness.",
+        "run.restarts.",
+        "run.limits.",
+        "run.output.",
+        "provides.\"kv@1\".",
+        "provides.\"kv@1\".limits.",
+        "requires.\"clock@1\".",
+        "requires.\"clock@1\".retries.",
+        "requires.\"clock@1\".breaker.",
+        "data.",
+    ] {
+        for key in known(&report, &format!("{table}nothing")) {
+            assert!(reference.contains(&format!("`{key}`")), "{table}{key}");
+            count += 1;
+        }
+    }
+    assert!(count > 60, "{count} keys");
+    // What the reference says of times and sizes that are left out.
+    let restarts = RestartLimits::default();
+    let output = insula_core::spec::OutputSpec::default();
+    let spec = check(LEAST).unwrap();
+    let breaker = BreakerPolicy::default();
+    let time = units::duration_text;
+    for said in [
+        format!("in a row (`{}`)", time(restarts.base)),
+        format!("up to `longest-wait` (`{}`)", time(restarts.cap)),
+        format!("the first one again (`{}`)", time(restarts.stable)),
+        format!("never were ready ({})", restarts.start_tries),
+        format!("more than `most` ends ({})", restarts.intensity),
+        format!("`within` a time (`{}`)", time(restarts.window)),
+        format!("until it is ready | `{}`", time(spec.ready_timeout)),
+        format!("what it accepted | `{}`", time(spec.drain_timeout)),
+        format!("all that it started | `{}`", time(spec.stop_timeout)),
+        format!("`open-files` ({})", spec.limits.open_files),
+        format!("of its user ({})", spec.limits.processes),
+        format!(
+            "`locked-memory` (`{}`)",
+            units::size_text(spec.limits.locked_memory)
+        ),
+        format!(
+            "`max-size` of a file (`{}`)",
+            units::size_text(output.size_max)
+        ),
+        format!("of an instance ({})", output.files_max),
+        format!("no daemon runs (`{}`)", units::size_text(output.pipe_size)),
+        format!("`open-for` a time (`{}`)", time(breaker.open_for)),
+        format!("`open-at-most` (`{}`)", time(breaker.open_at_most)),
+        format!("`consecutive` misses ({})", breaker.consecutive),
+    ] {
+        assert!(reference.contains(&said), "{said}");
+    }
+}
