@@ -5,7 +5,8 @@
 //! look at a release before it counts:
 //!
 //! ```text
-//! stage   copy into staging, checking every entry; hash; check the manifest; sync the files
+//! stage   copy into staging, checking every entry; hash; check the manifest; share equal files;
+//!         sync
 //! commit  rename to its hash; write its index entry (the moment from which it is installed)
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod content;
 mod index;
 mod intake;
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -161,6 +163,7 @@ impl Depot {
             (directory.clone(), 0o711),
             (staging, 0o700),
             (directory.join(INDEX), 0o700),
+            (share::directory(&directory), 0o700),
         ] {
             let made = fs::DirBuilder::new()
                 .recursive(true)
@@ -196,7 +199,13 @@ impl Depot {
                 fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
             }
         }
-        Ok(())
+        self.sweep_files()
+    }
+
+    /// Removes shared files that are in no release any more.
+    fn sweep_files(&self) -> Result<(), DepotError> {
+        let files = share::directory(&self.directory);
+        share::sweep(&files).map_err(failed("clear", &files))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Releases> {
@@ -254,6 +263,11 @@ impl Depot {
         };
         let hash = contents.hash();
         self.check_content(&spec, &hash).map_err(one)?;
+        // Before the sync: what another release may share from now on is as whole as this one.
+        let files = share::directory(&self.directory);
+        share::share(&release, &contents, &files, &directory.join("shared"))
+            .map_err(failed("share the files of", &release))
+            .map_err(one)?;
         sync_tree(&release)
             .map_err(failed("sync", &release))
             .map_err(one)?;
@@ -340,6 +354,7 @@ impl Depot {
         index::remove(&self.directory.join(INDEX), release)?;
         releases.remove(&(name.clone(), version.clone()));
         fs::remove_dir_all(&place).map_err(failed("remove", &place))?;
+        self.sweep_files()?;
         Ok(true)
     }
 

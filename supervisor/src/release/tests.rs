@@ -52,7 +52,11 @@ impl Host {
             .stage(path)
             .expect_err("it should be refused")
             .join("\n");
-        assert_eq!(self.in_depot(), ["index", "staging"], "something is left");
+        assert_eq!(
+            self.in_depot(),
+            ["files", "index", "staging"],
+            "something is left"
+        );
         assert_eq!(self.staged(), 0, "something is left of a refused release");
         problems.replace(&format!("{}/", self.directory.path().display()), "")
     }
@@ -362,4 +366,82 @@ fn an_entry_of_another_form_is_not_guessed_at() {
     fs::write(&path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
     let error = Depot::open_at(host.directory.path().join("depot")).unwrap_err();
     assert!(matches!(error, DepotError::Entry { .. }), "{error}");
+}
+
+#[test]
+fn equal_files_of_releases_are_one_file_until_the_last_release_goes() {
+    let host = Host::new();
+    let program = [7; 10_000];
+    let inode = |version: &str| {
+        let directory = host
+            .depot
+            .directory(&"kv".parse().unwrap(), &version.parse().unwrap());
+        let found = fs::metadata(directory.unwrap().join("bin/kv")).unwrap();
+        (
+            found.ino(),
+            found.nlink(),
+            found.mode() & 0o7777,
+            found.size(),
+        )
+    };
+    let manifest = |version: &str| PLAIN.replace("1.0.0", version);
+    host.install(&host.release("one", &manifest("1.0.0"), &program));
+    host.install(&host.release("two", &manifest("1.1.0"), &program));
+    host.install(&host.release("other", &manifest("1.2.0"), &[8; 10_000]));
+    let shared = inode("1.0.0");
+    assert_eq!(shared, inode("1.1.0"));
+    assert_eq!((shared.1, shared.2, shared.3), (3, 0o755, 10_000));
+    assert_ne!(shared.0, inode("1.2.0").0);
+    let files = || {
+        fs::read_dir(host.directory.path().join("depot/files"))
+            .unwrap()
+            .count()
+    };
+    assert_eq!(files(), 2);
+
+    let kv = "kv".parse().unwrap();
+    host.depot.remove(&kv, &version("1.0.0")).unwrap();
+    assert_eq!(inode("1.1.0"), (shared.0, 2, shared.2, shared.3));
+    host.depot.remove(&kv, &version("1.1.0")).unwrap();
+    assert_eq!(files(), 1, "of the other one");
+    let depot = host.reopen();
+    assert_eq!(files(), 1);
+    depot.remove(&kv, &version("1.2.0")).unwrap();
+    assert_eq!(files(), 0);
+}
+
+#[test]
+fn what_an_interruption_leaves_among_shared_files_is_no_danger() {
+    let host = Host::new();
+    let program = [7; 10_000];
+    // Taken in, and never committed.
+    drop(host.stage(&host.release("one", PLAIN, &program)).unwrap());
+    let files = host.directory.path().join("depot/files");
+    let known = fs::read_dir(&files)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    // A power cut, before what was written reached the disk.
+    File::options()
+        .write(true)
+        .open(&known)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    host.install(&host.release("two", PLAIN, &program));
+    let directory = host
+        .depot
+        .directory(&"kv".parse().unwrap(), &version("1.0.0"));
+    assert_eq!(
+        fs::read(directory.unwrap().join("bin/kv")).unwrap(),
+        program
+    );
+    assert_eq!(fs::read(&known).unwrap(), program);
+
+    fs::write(files.join("left"), "of nobody").unwrap();
+    let _ = host.reopen();
+    assert!(!files.join("left").exists());
+    assert!(known.exists());
 }
