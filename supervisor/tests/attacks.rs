@@ -6,43 +6,14 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use insula_supervisor::launch::Walls;
-use support::{Host, path, program};
-
-/// What came of an attack.
-#[derive(Debug)]
-struct Outcome {
-    walls: String,
-    text: String,
-    succeeded: bool,
-    /// What it got, or why nothing.
-    words: String,
-}
-
-type Table = BTreeMap<String, Outcome>;
-
-fn table(text: &str) -> Table {
-    let row = |line: &str| {
-        let fields: Vec<_> = line.split('\t').map(str::to_owned).collect();
-        let [name, walls, text, outcome, words] = <[String; 5]>::try_from(fields)
-            .unwrap_or_else(|fields| panic!("no row of five fields: {fields:?}"));
-        assert!(["succeeded", "denied"].contains(&&*outcome), "{line}");
-        let outcome = Outcome {
-            walls,
-            text,
-            succeeded: outcome == "succeeded",
-            words,
-        };
-        (name, outcome)
-    };
-    text.lines().map(row).collect()
-}
+use support::{Host, path, program, wait_for};
 
 /// Two services that call each other without end, and what attacks them.
 struct Scene {
@@ -59,7 +30,8 @@ impl Scene {
                         command = [\"bin/misbehave\", \"serve\", \"1\"]\n\
                         [provides.\"form@1\"]\n";
         let consumer = "name = \"user\"\nversion = \"1.0.0\"\n[run]\nprofile = \"shared\"\n\
-                        command = [\"bin/misbehave\", \"use\", \"1\"]\n[requires.\"form@1\"]\n";
+                        command = [\"bin/misbehave\", \"use\", \"1\", \"--deadline-ms=60000\"]\n\
+                        [requires.\"form@1\"]\n";
         for (name, manifest) in PAIR.iter().zip([provider, consumer]) {
             let release = host.release(name, manifest, &["misbehave"]);
             host.must(&["install", path(&release)]);
@@ -86,25 +58,34 @@ impl Scene {
         }
     }
 
-    fn arguments(&self) -> Vec<String> {
-        let port = self.port.local_addr().unwrap().port().to_string();
-        let (pid, daemon) = (self.processes[0].to_string(), self.host.daemon_pid());
-        let daemon = daemon.to_string();
-        let pairs = [
-            ("--root", path(&self.host.root)),
-            ("--neighbour", "former"),
-            ("--pid", &pid),
-            ("--daemon", &daemon),
-            ("--port", &port),
-        ];
-        pairs
-            .iter()
-            .flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()])
-            .collect()
+    /// The times of the pair's calls since it was last asked, once there are so many.
+    fn figures(&self, least: u32) -> String {
+        let data = self.host.root.join("lib/data/user");
+        fs::write(data.join("mark.new"), least.to_string()).unwrap();
+        fs::rename(data.join("mark.new"), data.join("mark")).unwrap();
+        let figures = data.join("figures");
+        wait_for("the pair's figures", || {
+            (!data.join("mark").exists()).then(|| fs::read_to_string(&figures).ok())?
+        })
     }
 
-    /// As a service of this host.
-    fn attack(&self) -> Table {
+    fn arguments(&self) -> Vec<String> {
+        let port = self.port.local_addr().unwrap().port();
+        vec![
+            format!("--root={}", self.host.root.display()),
+            "--neighbour=former".to_owned(),
+            format!("--pid={}", self.processes[0]),
+            format!("--daemon={}", self.host.daemon_pid()),
+            format!("--port={port}"),
+            format!(
+                "--set-user-id={}",
+                self.host.root.join("set-user-id").display()
+            ),
+        ]
+    }
+
+    /// As a service of this host; its table goes to a file.
+    fn attack(&self, table: &Path) {
         let mut command = vec!["bin/misbehave".to_owned(), "attack".to_owned()];
         command.extend(self.arguments());
         let manifest = format!(
@@ -114,14 +95,16 @@ impl Scene {
         );
         let release = self.host.release("attacker", &manifest, &["misbehave"]);
         self.host.must(&["install", path(&release)]);
+        println!("the pair alone: {}", self.figures(200).trim_end());
         self.host.must(&["start", "attacker"]);
         self.host.wait_for_state("attacker", "READY");
-        let file = self.host.root.join("lib/data/attacker/attacks");
-        table(&fs::read_to_string(file).unwrap())
+        println!("beside the attacks: {}", self.figures(1).trim_end());
+        let left = self.host.root.join("lib/data/attacker/attacks");
+        fs::copy(left, table).unwrap();
     }
 
     /// As an ordinary program of root.
-    fn attack_as_root(&self) -> Table {
+    fn attack_as_root(&self, table: &Path) {
         let directory = tempfile::tempdir().unwrap();
         let output = Command::new(program("misbehave"))
             .args(["--alone", "attack"])
@@ -132,7 +115,7 @@ impl Scene {
             .unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {errors}", output.status);
-        table(&String::from_utf8(output.stdout).unwrap())
+        fs::write(table, output.stdout).unwrap();
     }
 
     /// The two have called each other all the time and never failed.
@@ -144,19 +127,6 @@ impl Scene {
         let said = self.host.must(&["logs", "user"]);
         assert!(!said.contains("error"), "{said}");
     }
-}
-
-/// Whether the kernel does not have what the attack is about.
-fn is_unknown_here(name: &str, words: &str) -> bool {
-    let of = |error: i32| words.ends_with(&format!("(os error {error})"));
-    let missing = [
-        libc::ENOSYS,
-        libc::EAFNOSUPPORT,
-        libc::EOPNOTSUPP,
-        libc::EPROTONOSUPPORT,
-        libc::ENODEV,
-    ];
-    missing.iter().any(|error| of(*error)) || (name == "cgroups" && of(libc::ENOENT))
 }
 
 #[test]
@@ -176,10 +146,12 @@ fn every_attack_that_works_without_the_walls_fails_behind_them_and_disturbs_nobo
             return;
         }
     }
+    let tables = tempfile::tempdir().unwrap();
+    let [walled, open, as_root] = ["walled", "open", "root"].map(|name| tables.path().join(name));
     let scene = Scene::new(Host::start());
-    let walled = scene.attack();
+    scene.attack(&walled);
     scene.assert_undisturbed();
-    let as_root = scene.attack_as_root();
+    scene.attack_as_root(&as_root);
     scene.assert_undisturbed();
     drop(scene);
 
@@ -190,34 +162,19 @@ fn every_attack_that_works_without_the_walls_fails_behind_them_and_disturbs_nobo
     daemon.args(["--isolation", "none"]);
     host.start_daemon_by(daemon, Stdio::null());
     let scene = Scene::new(host);
-    let open = scene.attack();
+    scene.attack(&open);
     scene.assert_undisturbed();
     drop(scene);
 
-    let mut problems = Vec::new();
-    println!("attack | what it does | without walls | behind walls | by");
-    for (name, behind) in &walled {
-        let without = if open[name].succeeded {
-            format!("succeeds: {}", open[name].words)
-        } else if as_root[name].succeeded {
-            format!("succeeds for root: {}", as_root[name].words)
-        } else if is_unknown_here(name, &as_root[name].words) {
-            format!("not in this kernel: {}", as_root[name].words)
-        } else {
-            problems.push(format!("{name} proves nothing: {:?}", as_root[name]));
-            format!("denied: {}", as_root[name].words)
-        };
-        let with = if behind.succeeded {
-            problems.push(format!("{name} succeeded behind the walls: {behind:?}"));
-            "SUCCEEDS"
-        } else {
-            "denied"
-        };
-        println!(
-            "{name} | {} | {without} | {with}: {} | {}",
-            behind.text, behind.words, behind.walls
-        );
-    }
-    println!("{} attacks", walled.len());
-    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    let argument = |name: &str, table: &PathBuf| format!("--{name}={}", table.display());
+    let judged = Command::new(program("misbehave"))
+        .arg("judge")
+        .arg(argument("walled", &walled))
+        .arg(argument("open", &open))
+        .arg(argument("root", &as_root))
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&judged.stdout));
+    let problems = String::from_utf8_lossy(&judged.stderr);
+    assert!(judged.status.success(), "{problems}");
 }

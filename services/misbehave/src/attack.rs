@@ -6,22 +6,25 @@
 
 mod exhaustion;
 mod files;
+pub(crate) mod judge;
 mod kernel;
 mod neighbours;
 
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Whom to attack.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Target {
-    /// The daemon's root directory.
+    /// The daemon's root directory, unless its files lie in the usual places.
     #[arg(long)]
-    root: PathBuf,
+    root: Option<PathBuf>,
     /// The service whose files and channels are tried.
     #[arg(long)]
     neighbour: String,
@@ -34,17 +37,53 @@ pub(crate) struct Target {
     /// A TCP port of this host that somebody listens on.
     #[arg(long)]
     port: u16,
+    /// A program of root that runs as root whoever starts it.
+    #[arg(long)]
+    set_user_id: PathBuf,
+    /// What this host can limit beside what every host can.
+    #[arg(long = "limit", value_enum)]
+    limits: Vec<Limit>,
+}
+
+/// What only some hosts can limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Limit {
+    /// Memory, by cgroup v2.
+    Memory,
+    /// Time of the processors, by cgroup v2.
+    Processors,
+    /// The space of a file system, by its quotas.
+    Data,
 }
 
 impl Target {
-    fn arguments(&self) -> [(&'static str, String); 5] {
-        [
-            ("--root", self.root.display().to_string()),
-            ("--neighbour", self.neighbour.clone()),
-            ("--pid", self.pid.to_string()),
-            ("--daemon", self.daemon.to_string()),
-            ("--port", self.port.to_string()),
-        ]
+    fn arguments(&self) -> Vec<String> {
+        let mut all = vec![
+            format!("--neighbour={}", self.neighbour),
+            format!("--pid={}", self.pid),
+            format!("--daemon={}", self.daemon),
+            format!("--port={}", self.port),
+            format!("--set-user-id={}", self.set_user_id.display()),
+        ];
+        all.extend(
+            self.root
+                .iter()
+                .map(|root| format!("--root={}", root.display())),
+        );
+        all.extend(self.limits.iter().map(|limit| {
+            let value = limit.to_possible_value().expect("no limit is hidden");
+            format!("--limit={}", value.get_name())
+        }));
+        all
+    }
+
+    /// One of the daemon's directories: `lib`, `run` or `log`.
+    fn directory(&self, name: &str) -> PathBuf {
+        match &self.root {
+            Some(root) => root.join(name),
+            None if name == "run" => "/run/insula".into(),
+            None => Path::new("/var").join(name).join("insula"),
+        }
     }
 }
 
@@ -55,11 +94,18 @@ struct Attack {
     text: &'static str,
     /// The walls that stand against it.
     walls: &'static str,
+    /// Whether it may be answered by the end of the whole service that does it.
+    ends_all: bool,
     /// What it got, or why nothing.
     run: fn(&Target) -> io::Result<String>,
 }
 
-fn all() -> impl Iterator<Item = &'static Attack> {
+fn all(target: &Target) -> impl Iterator<Item = &'static Attack> {
+    let limited = target.limits.iter().map(|limit| match limit {
+        Limit::Memory => exhaustion::OF_MEMORY,
+        Limit::Processors => exhaustion::OF_PROCESSORS,
+        Limit::Data => exhaustion::OF_DATA,
+    });
     [
         files::ATTACKS,
         neighbours::ATTACKS,
@@ -67,12 +113,13 @@ fn all() -> impl Iterator<Item = &'static Attack> {
         exhaustion::ATTACKS,
     ]
     .into_iter()
+    .chain(limited)
     .flatten()
 }
 
 /// Runs one in this process and prints what came of it.
 pub(crate) fn one(name: &str, target: &Target) -> io::Result<()> {
-    let attack = all()
+    let attack = all(target)
         .find(|attack| attack.name == name)
         .ok_or_else(|| io::Error::other(format!("no attack `{name}`")))?;
     match (attack.run)(target) {
@@ -82,31 +129,63 @@ pub(crate) fn one(name: &str, target: &Target) -> io::Result<()> {
     Ok(())
 }
 
+/// The rows that are done, in the working directory: what is killed goes on after them.
+const ROWS: &str = "attacks.part";
+/// The name of the attack that is under way, and the process that runs it.
+const UNDER_WAY: &str = "attacks.now";
+
 /// Runs all of them, each in a process of its own: a line each of name, walls, outcome, and evidence
 /// or reason, parted by tabs.
+///
+/// One that takes this whole process with it is told of when the next one goes on in its place.
 pub(crate) fn every(target: &Target) -> io::Result<String> {
     let program = std::env::args_os()
         .next()
         .ok_or_else(|| io::Error::other("no name of its own"))?;
-    let mut table = String::new();
-    for attack in all() {
-        let mut command = Command::new(&program);
-        command.args(["--alone", "attack", "--only", attack.name]);
-        for (name, value) in target.arguments() {
-            command.args([name, &value]);
+    let mut rows = read(ROWS)?;
+    let under_way = read(UNDER_WAY)?;
+    for attack in all(target) {
+        let begin = format!("{}\t", attack.name);
+        if rows.lines().any(|row| row.starts_with(&begin)) {
+            continue;
         }
-        let output = command.stdin(Stdio::null()).output()?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let outcome = match output.status.signal() {
-            Some(signal) => format!("denied\tkilled by signal {signal}"),
-            None if !output.status.success() || said.is_empty() => {
-                let errors = String::from_utf8_lossy(&output.stderr);
-                format!("broken\t{}: {}", output.status, errors.replace('\n', " "))
-            }
-            None => said.trim_end().replace('\n', " "),
+        let outcome = if under_way == attack.name {
+            let word = if attack.ends_all { "denied" } else { "broken" };
+            format!("{word}\tkilled with its whole service")
+        } else {
+            fs::write(UNDER_WAY, attack.name)?;
+            run(&program, attack, target)?
         };
-        let (name, walls, text) = (attack.name, attack.walls, attack.text);
-        table.push_str(&format!("{name}\t{walls}\t{text}\t{outcome}\n"));
+        let (walls, text) = (attack.walls, attack.text);
+        rows.push_str(&format!("{begin}{walls}\t{text}\t{outcome}\n"));
+        fs::write(ROWS, &rows)?;
     }
-    Ok(table)
+    fs::remove_file(UNDER_WAY)?;
+    fs::remove_file(ROWS)?;
+    Ok(rows)
+}
+
+fn run(program: &OsStr, attack: &Attack, target: &Target) -> io::Result<String> {
+    let output = Command::new(program)
+        .args(["--alone", "attack", "--only", attack.name])
+        .args(target.arguments())
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    Ok(match output.status.signal() {
+        Some(signal) => format!("denied\tkilled by signal {signal}"),
+        None if !output.status.success() || said.is_empty() => {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            format!("broken\t{}: {}", output.status, errors.replace('\n', " "))
+        }
+        None => said.trim_end().replace('\n', " "),
+    })
+}
+
+/// What a file holds; nothing where there is none.
+fn read(path: &str) -> io::Result<String> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
 }

@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use insula::ipc::client::CallOptions;
 use insula::ipc::server::{Answer, CallContext, Reply};
 use insula::{NoStore, Service};
+
+use crate::calls;
 
 macro_rules! form {
     ($module:ident, $max:literal $(, $more:item)?) => {
@@ -98,16 +101,16 @@ pub(crate) fn serve(form: u8) -> ExitCode {
 }
 
 macro_rules! consume {
-    ($module:ident, $form:ty) => {
+    ($module:ident, $form:ty, $options:expr) => {
         Service::new().requires::<$form>().run(|context| {
             let runtime = context.runtime();
             let edge = runtime.edge::<$form>(Duration::from_secs(10))?;
             std::thread::spawn(move || match $module::FormClient::connect(&edge) {
-                Ok(client) => tell(|| {
+                Ok(client) => calls::repeat(|| {
                     let text = insula::Text::new(
                         "a text of some length that is more than fifty bytes long",
                     );
-                    let answer = client.measure(&$module::Text { text });
+                    let answer = client.measure_with(&$module::Text { text }, $options);
                     answer.map(drop).map_err(|error| error.to_string())
                 }),
                 Err(error) => println!("error: {error}"),
@@ -119,26 +122,14 @@ macro_rules! consume {
     };
 }
 
-pub(crate) fn consume(form: u8) -> ExitCode {
+pub(crate) fn consume(form: u8, deadline: Option<Duration>) -> ExitCode {
+    let options = CallOptions {
+        deadline,
+        ..CallOptions::default()
+    };
     match form {
-        1 => consume!(first, first::Form),
-        2 => consume!(wider, wider::Form),
-        _ => consume!(narrower, narrower::Form),
-    }
-}
-
-/// Calls for ever, and prints how it went whenever that changes.
-fn tell(call: impl Fn() -> Result<(), String>) {
-    let mut last = String::new();
-    loop {
-        let now = match call() {
-            Ok(()) => "called".to_owned(),
-            Err(error) => format!("error: {error}"),
-        };
-        if now != last {
-            println!("{now}");
-            last = now;
-        }
-        std::thread::sleep(Duration::from_millis(5));
+        1 => consume!(first, first::Form, options),
+        2 => consume!(wider, wider::Form, options),
+        _ => consume!(narrower, narrower::Form, options),
     }
 }

@@ -23,6 +23,9 @@ pub(crate) enum Of {
     Processes,
     /// The time of four processors.
     Processors,
+    /// Disk, in files of 1 MiB in the working directory; what is refused there stays refused until
+    /// somebody takes the directory `eaten` away.
+    Disk,
 }
 
 /// How much is taken at once.
@@ -46,7 +49,7 @@ fn eat(of: Of) -> io::Result<()> {
     // Kept, and never waited for: it ends with this process's cgroup.
     let _beside = match of {
         Of::Memory => Some(quiet_child()?),
-        Of::Processes | Of::Processors => None,
+        Of::Processes | Of::Processors | Of::Disk => None,
     };
     println!("hungry");
     while !Path::new("eat").exists() {
@@ -73,6 +76,18 @@ fn eat(of: Of) -> io::Result<()> {
                 "refused another process after {}: {refused}",
                 children.len()
             );
+            thread::sleep(LONG);
+        }
+        Of::Disk => {
+            fs::create_dir_all("eaten")?;
+            let mut files = 0_u64..;
+            let refused = files.find_map(|number| {
+                let written = fs::write(format!("eaten/{number}"), vec![1_u8; BITE]);
+                written.err().map(|error| (number, error))
+            });
+            if let Some((number, error)) = refused {
+                println!("refused more disk after {number} MiB: {error}");
+            }
             thread::sleep(LONG);
         }
         Of::Processors => {

@@ -4,6 +4,7 @@
 //! waits to be stopped like any other service.
 
 mod attack;
+mod calls;
 mod ends;
 mod forms;
 mod guest;
@@ -42,10 +43,16 @@ enum What {
     /// of the working directory.
     Attack {
         /// Only this one, in this process, and print what came of it.
-        #[arg(long, requires = "root")]
+        #[arg(long)]
         only: Option<String>,
         #[command(flatten)]
         target: attack::Target,
+    },
+    /// Compare what the attacks came to behind the walls and without, and print a table of it; fails
+    /// if one succeeded behind the walls, or fails without them.
+    Judge {
+        #[command(flatten)]
+        tables: attack::judge::Tables,
     },
     /// End with this code.
     Exit {
@@ -102,6 +109,9 @@ enum What {
     Use {
         /// Which, as for `serve`.
         form: u8,
+        /// Milliseconds that each call may take; as the contract says unless told.
+        #[arg(long)]
+        deadline_ms: Option<u64>,
     },
 }
 
@@ -127,7 +137,22 @@ fn main() -> ExitCode {
         What::Trouble { workers } => return stuck::serve(*workers),
         What::Notify => return guest::notify(),
         What::Hungry { of } => return hungry::run(*of),
-        What::Use { form } => return forms::consume(*form),
+        What::Use { form, deadline_ms } => {
+            return forms::consume(*form, deadline_ms.map(Duration::from_millis));
+        }
+        What::Judge { tables } => {
+            return match attack::judge::judge(tables) {
+                Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
+                Ok(problems) => {
+                    eprintln!("error: {}", problems.join("\n"));
+                    ExitCode::FAILURE
+                }
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         What::Guest { notify, words } => return guest::run(*notify, words),
         What::Attack { only, target } if args.alone => {
             let done = match only {

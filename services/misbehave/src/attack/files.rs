@@ -15,6 +15,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "read-data",
         text: "reads a neighbour's data",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| {
             let bytes = fs::read(secret(target))?;
             Ok(format!("{} bytes", bytes.len()))
@@ -24,12 +25,14 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "write-data",
         text: "opens a neighbour's data for writing",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| write(&secret(target)),
     },
     Attack {
         name: "truncate-data",
         text: "cuts a neighbour's data to its own length",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| {
             let path = secret(target);
             let text = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
@@ -43,14 +46,16 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "list-data",
         text: "lists a neighbour's data",
         walls: "own-uids, files",
-        run: |target| list(&target.root.join("lib/data").join(&target.neighbour)),
+        ends_all: false,
+        run: |target| list(&target.directory("lib").join("data").join(&target.neighbour)),
     },
     Attack {
         name: "change-release",
         text: "adds a file to an installed release",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| {
-            let releases = target.root.join("lib");
+            let releases = target.directory("lib");
             let program = find(&releases, 8, &|path| path.ends_with("bin/misbehave"))?;
             let path = program.with_file_name("added");
             File::create_new(&path)?;
@@ -62,9 +67,9 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "read-log",
         text: "reads what a neighbour wrote",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| {
-            let name = format!("log/{}-0/current", target.neighbour);
-            let bytes = fs::read(target.root.join(name))?;
+            let bytes = fs::read(log(target))?;
             Ok(format!("{} bytes", bytes.len()))
         },
     },
@@ -72,24 +77,21 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "write-log",
         text: "opens a neighbour's log for writing",
         walls: "own-uids, files",
-        run: |target| {
-            write(
-                &target
-                    .root
-                    .join(format!("log/{}-0/current", target.neighbour)),
-            )
-        },
+        ends_all: false,
+        run: |target| write(&log(target)),
     },
     Attack {
         name: "list-channels",
         text: "lists the channels of a neighbour",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| list(&channels(target)),
     },
     Attack {
         name: "open-shared-memory",
         text: "opens the shared memory of two neighbours for writing",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| {
             let data = |path: &Path| path.is_file();
             write(&find(&channels(target), 8, &data)?)
@@ -99,9 +101,10 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "read-ledger",
         text: "opens the daemon's ledger",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| {
             let ledger = |path: &Path| path.ends_with("data.mdb");
-            let path = find(&target.root.join("lib/ledger"), 4, &ledger)?;
+            let path = find(&target.directory("lib").join("ledger"), 4, &ledger)?;
             File::open(&path)?;
             Ok(path.display().to_string())
         },
@@ -110,8 +113,9 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "control-socket",
         text: "connects to the daemon's control socket",
         walls: "own-uids, system-calls",
+        ends_all: false,
         run: |target| {
-            UnixStream::connect(target.root.join("run/control.sock"))?;
+            UnixStream::connect(target.directory("run").join("control.sock"))?;
             Ok("connected".to_owned())
         },
     },
@@ -119,6 +123,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "read-host",
         text: "reads the host's password hashes",
         walls: "own-uids, files",
+        ends_all: false,
         run: |_| {
             let bytes = fs::read("/etc/shadow")?;
             Ok(format!("{} bytes", bytes.len()))
@@ -128,6 +133,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "list-processes",
         text: "reads the command lines of the host's processes",
         walls: "files",
+        ends_all: false,
         run: |_| {
             fs::read("/proc/1/cmdline")?;
             list(Path::new("/proc"))
@@ -137,6 +143,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "make-shared-memory",
         text: "makes a file in the host's shared memory",
         walls: "files",
+        ends_all: false,
         run: |_| {
             let path = format!("/dev/shm/insula-attack-{}", std::process::id());
             File::create_new(&path)?;
@@ -148,10 +155,9 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "set-user-id",
         text: "runs a program of root that is to run as root",
         walls: "files, no-new-privileges",
+        ends_all: false,
         run: |target| {
-            let output = Command::new(target.root.join("set-user-id"))
-                .arg("-u")
-                .output()?;
+            let output = Command::new(&target.set_user_id).arg("-u").output()?;
             match String::from_utf8_lossy(&output.stdout).trim() {
                 "0" => Ok("ran as root".to_owned()),
                 other => Err(io::Error::other(format!("ran as {other}"))),
@@ -162,6 +168,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "cgroups",
         text: "opens a file of cgroupfs that moves processes",
         walls: "own-uids, files",
+        ends_all: false,
         run: |_| {
             let procs = |path: &Path| path.ends_with("cgroup.procs");
             write(&find(Path::new("/sys/fs/cgroup"), 3, &procs)?)
@@ -173,12 +180,20 @@ pub(super) const ATTACKS: &[Attack] = &[
 const SECRET_LEN: i64 = 6;
 
 fn secret(target: &Target) -> PathBuf {
-    let data = target.root.join("lib/data");
+    let data = target.directory("lib").join("data");
     data.join(&target.neighbour).join("secret")
 }
 
+fn log(target: &Target) -> PathBuf {
+    let directory = format!("{}-0", target.neighbour);
+    target.directory("log").join(directory).join("current")
+}
+
 fn channels(target: &Target) -> PathBuf {
-    target.root.join("run/channels").join(&target.neighbour)
+    target
+        .directory("run")
+        .join("channels")
+        .join(&target.neighbour)
 }
 
 fn write(path: &Path) -> io::Result<String> {

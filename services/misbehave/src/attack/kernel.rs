@@ -13,6 +13,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "tcp",
         text: "connects to a TCP port of the host",
         walls: "tcp-ports, system-calls",
+        ends_all: false,
         run: |target| {
             TcpStream::connect(("127.0.0.1", target.port))?.write_all(b"x")?;
             Ok(format!("port {}", target.port))
@@ -22,6 +23,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "udp",
         text: "sends a UDP datagram",
         walls: "system-calls",
+        ends_all: false,
         run: |target| {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
             socket.send_to(b"x", ("127.0.0.1", target.port))?;
@@ -32,42 +34,49 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "raw-socket",
         text: "opens a raw socket",
         walls: "capabilities, system-calls",
+        ends_all: false,
         run: |_| socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
     },
     Attack {
         name: "packet-socket",
         text: "opens a socket for whole packets",
         walls: "capabilities, system-calls",
+        ends_all: false,
         run: |_| socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0),
     },
     Attack {
         name: "netlink",
         text: "opens a socket to the kernel's routing tables",
         walls: "system-calls",
+        ends_all: false,
         run: |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0),
     },
     Attack {
         name: "vsock",
         text: "opens a socket to the hypervisor",
         walls: "system-calls",
+        ends_all: false,
         run: |_| socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0),
     },
     Attack {
         name: "user-namespace",
         text: "becomes root of a user namespace",
         walls: "system-calls",
+        ends_all: false,
         run: |_| unshare(libc::CLONE_NEWUSER),
     },
     Attack {
         name: "mount-namespace",
         text: "gets mounts of its own",
         walls: "capabilities, system-calls",
+        ends_all: false,
         run: |_| unshare(libc::CLONE_NEWNS),
     },
     Attack {
         name: "affinity",
         text: "moves to CPUs of its choice",
         walls: "system-calls",
+        ends_all: false,
         run: |_| {
             let mut cpus = nix::sched::CpuSet::new();
             for cpu in 0..nix::sched::CpuSet::count() {
@@ -81,6 +90,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "memory-policy",
         text: "says which nodes its memory comes from",
         walls: "system-calls",
+        ends_all: false,
         run: |_| {
             const INTERLEAVE: i32 = 3;
             let nodes = 1_u64;
@@ -94,6 +104,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "nice",
         text: "has itself preferred to others",
         walls: "capabilities",
+        ends_all: false,
         run: |_| {
             call(
                 libc::SYS_setpriority,
@@ -105,6 +116,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "real-time",
         text: "has itself scheduled before all others",
         walls: "capabilities",
+        ends_all: false,
         run: |_| {
             let priority = 1_i32;
             let arguments = [0, i64::from(libc::SCHED_FIFO), (&raw const priority) as i64];
@@ -115,6 +127,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "io-uring",
         text: "makes a ring of system calls that no filter sees",
         walls: "system-calls",
+        ends_all: false,
         run: |_| {
             let mut parameters = [0_u64; 15];
             call(
@@ -127,6 +140,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "bpf",
         text: "makes a map of the kernel's virtual machine",
         walls: "capabilities, system-calls",
+        ends_all: false,
         run: |_| {
             // An array of one value of 4 bytes by keys of 4 bytes.
             let map: [u32; 18] = std::array::from_fn(|n| *[2, 4, 4, 1].get(n).unwrap_or(&0));
@@ -140,6 +154,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "perf",
         text: "counts events of the kernel",
         walls: "capabilities, system-calls",
+        ends_all: false,
         run: |_| {
             // A software counter of context switches, on the CPU for all processes.
             let mut attributes = [0_u64; 8];
@@ -155,12 +170,14 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "page-faults",
         text: "handles page faults, which stops the kernel where it likes",
         walls: "system-calls",
+        ends_all: false,
         run: |_| call(libc::SYS_userfaultfd, &[1]),
     },
     Attack {
         name: "keys",
         text: "stores a key with the kernel",
         walls: "system-calls",
+        ends_all: false,
         run: |_| {
             const PROCESS_KEYRING: i64 = -2;
             let (kind, name) = (text("user"), text("insula-attack"));
@@ -178,6 +195,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "file-handle",
         text: "names a file by a handle that needs no directory",
         walls: "system-calls",
+        ends_all: false,
         run: |_| {
             let mut handle = [0_u32; 64];
             handle[0] = 128;
@@ -196,6 +214,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "system-v-memory",
         text: "makes shared memory that every user of the host finds",
         walls: "system-calls",
+        ends_all: false,
         run: |_| {
             let made = call(libc::SYS_shmget, &[0, 4096, 0o1666])?;
             let id = made.rsplit(' ').next().and_then(|id| id.parse().ok());
@@ -207,6 +226,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "message-queue",
         text: "makes a message queue that every user of the host finds",
         walls: "system-calls",
+        ends_all: false,
         run: |_| {
             let name = text(&format!("insula-attack-{}", std::process::id()));
             let flags = i64::from(libc::O_CREAT | libc::O_RDWR);

@@ -15,54 +15,63 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "signal-neighbour",
         text: "may signal a neighbour",
         walls: "own-uids, signals",
+        ends_all: false,
         run: |target| signal(target.pid),
     },
     Attack {
         name: "signal-daemon",
         text: "may signal the daemon",
         walls: "own-uids, signals",
+        ends_all: false,
         run: |target| signal(target.daemon),
     },
     Attack {
         name: "trace-neighbour",
         text: "traces a neighbour",
         walls: "own-uids, files, system-calls",
+        ends_all: false,
         run: |target| trace(target.pid),
     },
     Attack {
         name: "trace-daemon",
         text: "traces the daemon",
         walls: "own-uids, files, system-calls",
+        ends_all: false,
         run: |target| trace(target.daemon),
     },
     Attack {
         name: "read-memory",
         text: "reads a neighbour's memory by process_vm_readv",
         walls: "own-uids, files, system-calls",
+        ends_all: false,
         run: |target| read_memory(target.pid),
     },
     Attack {
         name: "read-memory-daemon",
         text: "reads the daemon's memory by process_vm_readv",
         walls: "own-uids, files, system-calls",
+        ends_all: false,
         run: |target| read_memory(target.daemon),
     },
     Attack {
         name: "open-memory",
         text: "opens a neighbour's /proc/PID/mem for writing",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| open_memory(target.pid),
     },
     Attack {
         name: "open-memory-daemon",
         text: "opens the daemon's /proc/PID/mem for writing",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| open_memory(target.daemon),
     },
     Attack {
         name: "read-environment",
         text: "reads a neighbour's environment",
         walls: "own-uids, files",
+        ends_all: false,
         run: |target| {
             let bytes = fs::read(format!("/proc/{}/environ", target.pid))?;
             Ok(format!("{} bytes", bytes.len()))
@@ -72,6 +81,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "take-descriptor",
         text: "takes a copy of a neighbour's descriptor",
         walls: "own-uids, files, system-calls",
+        ends_all: false,
         run: |target| {
             // SAFETY: integers only.
             let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, target.pid, 0) };
