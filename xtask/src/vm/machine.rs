@@ -1,7 +1,8 @@
-//! A virtual machine: an image on a throw-away overlay, a payload, and a disk for what comes back.
+//! A virtual machine: an image on a throw-away overlay, a payload, a disk for data, and one for what
+//! comes back.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,13 @@ use super::image::Image;
 use super::payload::Payload;
 use super::scratch::Scratch;
 use super::told::Told;
-use super::tools::{Tools, quiet};
+use super::tools::{Tools, find, quiet};
 use crate::process;
 
 /// Room for what scripts leave; the host gives what is used.
 const OUT_BYTES: u64 = 1 << 30;
+/// Room for data, on a file system whose quotas can be switched on.
+const DATA_SIZE: &str = "1G";
 
 /// What the console belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,7 @@ impl Machine<'_> {
         disk(&mut command, "root", &root, ",snapshot=on,discard=unmap");
         disk(&mut command, "payload", self.payload.disk(), ",readonly=on");
         disk(&mut command, "out", &out, "");
+        disk(&mut command, "data", &self.data_disk()?, "");
         match how {
             Use::Scripts => command
                 .args(["-serial", "file:console.log", "-serial", "stdio"])
@@ -79,6 +83,21 @@ impl Machine<'_> {
             Use::Shell => command.args(["-serial", "mon:stdio", "-serial", "null"]),
         };
         Ok(command)
+    }
+
+    /// An empty ext4 that counts what each user has on it.
+    fn data_disk(&self) -> Result<PathBuf, Failed> {
+        let disk = self.scratch.path().join("data.ext4");
+        let mut mkfs = Command::new(find("mkfs.ext4").unwrap_or_else(|| "mkfs.ext4".into()));
+        mkfs.args(["-q", "-F", "-L", "insula-data"])
+            .args(["-O", "quota", "-E", "quotatype=usrquota"])
+            .arg(&disk)
+            .arg(DATA_SIZE);
+        if quiet(&mut mkfs)? {
+            Ok(disk)
+        } else {
+            Err(Failed::Broken("cannot build the disk for data".into()))
+        }
     }
 
     /// Boots the machine, shows what the scripts say, and puts what they left into `kept`.
