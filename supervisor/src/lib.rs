@@ -20,6 +20,7 @@ mod output;
 pub mod paths;
 pub mod places;
 mod probe;
+pub mod quota;
 pub mod release;
 mod removal;
 mod statm;

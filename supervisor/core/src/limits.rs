@@ -1,4 +1,5 @@
-//! Limits of a process and all that it starts, which the kernel enforces by its cgroup.
+//! Limits of a process and all that it starts, which the kernel enforces by its cgroup, and of what
+//! its user keeps on the disk, which it enforces by quotas.
 //!
 //! A profile says what each of its services may have; a service may ask for less.
 
@@ -21,6 +22,10 @@ pub struct Resources {
     pub cpu_weight: Option<u64>,
     /// The same of the disks.
     pub io_weight: Option<u64>,
+    /// Bytes that the service's user may have on the file system of the data: all instances together.
+    pub data_max: Option<u64>,
+    /// Files, directories and links, likewise.
+    pub data_files_max: Option<u64>,
 }
 
 impl Resources {
@@ -38,6 +43,8 @@ impl Resources {
             cpu_max: least(self.cpu_max, profile.cpu_max),
             cpu_weight: self.cpu_weight,
             io_weight: self.io_weight,
+            data_max: least(self.data_max, profile.data_max),
+            data_files_max: least(self.data_files_max, profile.data_files_max),
         }
     }
 }

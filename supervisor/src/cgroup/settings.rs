@@ -105,6 +105,7 @@ mod tests {
             cpu_max: Some(1_500),
             cpu_weight: Some(50),
             io_weight: Some(10),
+            ..Resources::default()
         };
         let written: Vec<_> = of_instance(&all)
             .into_iter()

@@ -9,6 +9,8 @@ const LIMITED: Resources = Resources {
     cpu_max: None,
     cpu_weight: None,
     io_weight: None,
+    data_max: None,
+    data_files_max: None,
 };
 const HEAVY: Resources = Resources {
     memory_high: None,
@@ -17,6 +19,8 @@ const HEAVY: Resources = Resources {
     cpu_max: None,
     cpu_weight: Some(500),
     io_weight: None,
+    data_max: None,
+    data_files_max: None,
 };
 const NOTHING: Resources = Resources {
     cpu_weight: None,

@@ -1,11 +1,13 @@
-//! Limits that the kernel enforces by cgroup: `[profiles.NAME.limits]` and `[run.limits]`.
+//! Limits that the kernel enforces by cgroup and quota: `[profiles.NAME.limits]` and `[run.limits]`.
 
 use insula_core::limits::Resources;
 
 use super::document::{Section, Value};
 use super::units::{self, size_text};
 
-/// Least and most memory.
+/// Least and most files of a service; its own directory is one of them.
+const FILES: std::ops::RangeInclusive<i64> = 16..=1 << 40;
+/// Least and most memory, and space on the disk.
 const MEMORY: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
 /// As many processes as a kernel can number.
 const PIDS_MAX: i64 = 1 << 22;
@@ -53,13 +55,13 @@ impl Whose<'_> {
 /// Reads the keys; what is not there keeps what it was.
 pub(super) fn read(keys: &Section<'_>, was: Resources, whose: Whose<'_>) -> Option<Resources> {
     let memory_high = keys.optional("memory-high", was.memory_high, |value| {
-        let asked = memory(value)?;
+        let asked = bytes(value)?;
         whose
             .within(value, asked, |given| given.memory_high, size_text)
             .map(Some)
     });
     let memory_max = keys.optional("memory-max", was.memory_max, |value| {
-        let asked = memory(value)?;
+        let asked = bytes(value)?;
         whose
             .within(value, asked, |given| given.memory_max, size_text)
             .map(Some)
@@ -88,6 +90,19 @@ pub(super) fn read(keys: &Section<'_>, was: Resources, whose: Whose<'_>) -> Opti
     };
     let cpu_weight = keys.optional("cpu-weight", was.cpu_weight, weight);
     let io_weight = keys.optional("io-weight", was.io_weight, weight);
+    let data_max = keys.optional("data-max", was.data_max, |value| {
+        let asked = bytes(value)?;
+        whose
+            .within(value, asked, |given| given.data_max, size_text)
+            .map(Some)
+    });
+    let data_files_max = keys.optional("data-files-max", was.data_files_max, |value| {
+        let asked = u64::try_from(value.integer(FILES)?).ok()?;
+        let text = |most: u64| most.to_string();
+        whose
+            .within(value, asked, |given| given.data_files_max, text)
+            .map(Some)
+    });
     Some(Resources {
         memory_high: memory_high?,
         memory_max: memory_max?,
@@ -95,10 +110,12 @@ pub(super) fn read(keys: &Section<'_>, was: Resources, whose: Whose<'_>) -> Opti
         cpu_max: cpu_max?,
         cpu_weight: cpu_weight?,
         io_weight: io_weight?,
+        data_max: data_max?,
+        data_files_max: data_files_max?,
     })
 }
 
-fn memory(value: &Value<'_>) -> Option<u64> {
+fn bytes(value: &Value<'_>) -> Option<u64> {
     let text = value.text()?;
     match units::size(&text) {
         Some(size) if MEMORY.contains(&size) => Some(size),

@@ -110,6 +110,8 @@ pids-max = 20
 cpu-max = "150%"
 cpu-weight = 50
 io-weight = 10
+data-max = "8GiB"
+data-files-max = 10000
 [provides."kv@1"]
 allow = ["root", "uid:1000", "gid:7", "*"]
 [provides."kv@1".limits]
@@ -166,6 +168,8 @@ size-max = "4GiB"
                 cpu_max: Some(1_500),
                 cpu_weight: Some(50),
                 io_weight: Some(10),
+                data_max: Some(8 << 30),
+                data_files_max: Some(10_000),
             },
         },
         output: Default::default(),
@@ -278,7 +282,7 @@ kv/service.toml:16:15: run.environment.INSULA_DATA: variables that begin with IN
 kv/service.toml:17:9: run.environment."a b": not the name of a variable: letters, digits and `_`
 kv/service.toml:19:14: run.limits.open-files: 1 is not between 64 and 1048576
 kv/service.toml:20:1: run.limits.memory: unknown key
-  hint: known here: open-files, processes, file-size, locked-memory, memory-high, memory-max, pids-max, cpu-max, cpu-weight, io-weight
+  hint: known here: open-files, processes, file-size, locked-memory, memory-high, memory-max, pids-max, cpu-max, cpu-weight, io-weight, data-max, data-files-max
 kv/service.toml:21:11: provides.kv: `kv` is not a contract with its major version, like `kv@1`
 kv/service.toml:22:10: provides.kv.allow[0]: `me` names nobody
   hint: write `root`, `uid:1000`, `user:name`, `gid:100`, `group:name`, or `*` for everybody

@@ -14,6 +14,7 @@ use crate::cgroup;
 use crate::launch::{Wall, Walls};
 use crate::ledger::FIRST_UID;
 use crate::paths::Paths;
+use crate::quota::Quotas;
 use crate::systemd::payload;
 
 /// So many user ids from the first one on are looked at: each service takes one, for ever.
@@ -48,6 +49,8 @@ impl Known {
         let group = payload::find(&paths).or_else(|| walls.cgroup().map(Path::to_owned));
         let mut report = walls.report();
         report.push(cgroup::report_at(group.as_deref()));
+        let quotas = Quotas::of(&paths.data_root());
+        report.extend(quotas.map(|quotas| quotas.report(walls.has_own_uids())));
         Self {
             walls: report,
             landlock: walls.landlock_version(),

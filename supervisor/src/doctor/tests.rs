@@ -83,6 +83,7 @@ fn walls(hold: bool) -> Vec<Wall> {
         "identity",
         "exits-while-away",
         "limits",
+        "data-quotas",
     ];
     names.map(|name| wall(name, hold)).into()
 }

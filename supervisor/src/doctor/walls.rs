@@ -71,6 +71,13 @@ fn of_wall(host: &Host, wall: &Wall) -> Finding {
             Weight::Recommended,
             super::cgroups::delegate(host),
         ),
+        "data-quotas" => (
+            Group::FileSystems,
+            Weight::Recommended,
+            "for ext4: unmount it, `tune2fs -O quota DEVICE`, and mount it with `usrquota`; for XFS: \
+             mount it with `uquota`; on Linux 5.14 or later"
+                .to_owned(),
+        ),
         // A wall of which nothing is known here is shown all the same.
         _ => (
             Group::Walls,

@@ -12,6 +12,7 @@ mod execute;
 mod forms;
 mod health;
 mod install;
+mod limits;
 mod processes;
 mod restore;
 pub mod signals;
@@ -29,7 +30,7 @@ use insula_core::core::{Core, Decision, Settings};
 use insula_core::event::{ClientId, Done, Event, Refusal, RefusalKind, RequestId};
 use insula_core::placement::{Placement, Topology};
 use insula_core::report::{self, State};
-use insula_core::spec::{ProfileSpec, ServiceSpec};
+use insula_core::spec::ProfileSpec;
 use insula_core::time::Time;
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
@@ -47,6 +48,7 @@ use crate::meters::Meters;
 use crate::output::Lines;
 use crate::paths::Paths;
 use crate::places::Places;
+use crate::quota::Quotas;
 use crate::release::Depot;
 use crate::systemd::notify::Unit;
 use crate::systemd::store::Store;
@@ -107,6 +109,7 @@ pub struct Driver {
     depot: Depot,
     walls: Walls,
     groups: Option<Groups>,
+    quotas: Quotas,
     channels: Channels,
     rulesets: Rulesets,
     routes: RouteTable,
@@ -206,6 +209,7 @@ impl Driver {
             .map_err(setup("make the daemon's directories"))?;
         let walls = Walls::probe().with(isolation);
         let groups = Groups::open(&walls, &paths);
+        let quotas = Quotas::of(&paths.data_root()).map_err(setup("open the data's directory"))?;
         let applied = Applied::load(&paths.lib().join(update::APPLIED));
         let applied = applied.map_err(setup("read what the host's files said last"))?;
         let profiles =
@@ -249,6 +253,7 @@ impl Driver {
             depot,
             walls,
             groups,
+            quotas,
             channels,
             rulesets: Rulesets::default(),
             routes,
@@ -547,7 +552,7 @@ impl Driver {
             Ask::Status { reply } => {
                 let mut rows = report::rows(&self.core, now());
                 add_memory(&mut rows);
-                self.add_missing_limits(&mut rows);
+                self.add_remarks(&mut rows);
                 let _ = reply.send(rows);
                 Ok(())
             }
@@ -582,6 +587,7 @@ impl Driver {
             Ask::Doctor { reply } => {
                 let mut walls = self.walls.report();
                 walls.push(crate::cgroup::report(self.groups.as_ref()));
+                walls.push(self.quotas.report(self.walls.has_own_uids()));
                 let _ = reply.send(Box::new(crate::doctor::Known {
                     walls,
                     landlock: self.walls.landlock_version(),
@@ -666,35 +672,6 @@ impl Driver {
             serving: None,
             hint: Some("try again when that is done".to_owned()),
         })
-    }
-
-    /// Tells of limits that are set and not enforced.
-    fn add_missing_limits(&self, rows: &mut [report::Row]) {
-        for row in rows {
-            let service = self.core.services().get(&row.name);
-            let Some(spec) = service.and_then(|service| service.releases.get(&row.version)) else {
-                continue;
-            };
-            let lacking = self.lacking(spec);
-            if row.pid.is_some() && !lacking.is_empty() {
-                let text = format!("not enforced on this host: {}", lacking.join(", "));
-                row.reason = match row.reason.take() {
-                    Some(reason) => Some(format!("{reason}; {text}")),
-                    None => Some(text),
-                };
-            }
-        }
-    }
-
-    /// Which of a release's limits this host cannot enforce.
-    fn lacking(&self, spec: &ServiceSpec) -> Vec<String> {
-        let given = self
-            .profiles
-            .get(&spec.profile)
-            .unwrap_or_else(|| self.profiles.fallback())
-            .resources;
-        let holds = spec.limits.resources.under(&given);
-        crate::cgroup::lacking(self.groups.as_ref(), &given, &holds)
     }
 
     /// Leaves nothing mounted or lying about.

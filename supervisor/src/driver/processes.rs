@@ -196,12 +196,14 @@ impl Driver {
         if !lacking.is_empty() && !self.walls.are_lenient() {
             return Err(StartError::Limits(lacking));
         }
+        self.bound_data(&spec, uid)
+            .map_err(prepare("bound its data"))?;
+        let (of_profile, holds) = self.resources(&spec);
         let given = Given {
             profile: &spec.profile,
-            limits: &profile.resources,
+            limits: &of_profile,
             best_effort: profile.best_effort,
         };
-        let holds = spec.limits.resources.under(&profile.resources);
         let group = self
             .groups
             .as_mut()
