@@ -43,11 +43,12 @@ impl Figures {
             self.times.get(at).copied().unwrap_or_default()
         };
         let text = format!(
-            "{} calls, {} errors, p50 {:?}, p99 {:?}\n",
+            "{} calls, {} errors, p50 {:?}, p99 {:?}, longest {:?}\n",
             self.times.len(),
             self.errors,
             at(50),
-            at(99)
+            at(99),
+            at(100)
         );
         fs::write("figures.new", text)?;
         fs::rename("figures.new", "figures")?;

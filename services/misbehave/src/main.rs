@@ -10,6 +10,7 @@ mod forms;
 mod guest;
 mod hungry;
 mod stuck;
+mod vandal;
 
 use std::fs::{self, File};
 use std::io;
@@ -105,6 +106,9 @@ enum What {
         /// Of what.
         of: hungry::Of,
     },
+    /// Use `form@1`, and break what can be reached of its channel, as the file `deed` in the working
+    /// directory says.
+    Vandal,
     /// Use `form@1` in one of its forms, and print every change between `called` and an error.
     Use {
         /// Which, as for `serve`.
@@ -135,6 +139,7 @@ fn main() -> ExitCode {
         }
         What::Serve { form } => return forms::serve(*form),
         What::Trouble { workers } => return stuck::serve(*workers),
+        What::Vandal => return vandal::run(),
         What::Notify => return guest::notify(),
         What::Hungry { of } => return hungry::run(*of),
         What::Use { form, deadline_ms } => {
