@@ -209,7 +209,7 @@ fn a_good_host_lacks_nothing() {
     let root = tempfile::tempdir().unwrap();
     let report = examine(&good(root.path()));
     assert_eq!(names(&report, Finding::is_missing), Vec::<&str>::new());
-    assert_eq!(report.findings.len(), 34, "{:?}", names(&report, |_| true));
+    assert_eq!(report.findings.len(), 35, "{:?}", names(&report, |_| true));
 }
 
 #[test]

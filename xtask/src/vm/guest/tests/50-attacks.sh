@@ -31,7 +31,7 @@ ready-timeout = \"600s\"
 command = [\"bin/misbehave\", $2]"
     cat
   } >"$release/service.toml"
-  ctl install "$release"
+  ctl install "$release" >"$OUT/install.txt" 2>&1
   rm -r "$release"
 }
 # Two services that call each other without end.
@@ -77,7 +77,8 @@ $held
 TOML
   before=$(pair)
   echo "the pair alone: $(figures 200)"
-  ctl start attacker
+  # One of the attacks may end it before it is ready.
+  ctl start attacker || true
   await is_ready attacker
   echo "beside the attacks: $(figures 1)"
   check "the pair lives on" is "$(pair)" "$before"
@@ -91,8 +92,20 @@ judge() {
 
 if ! [[ -e /usr/local/bin/insulad ]]; then
   install_insulad
-  systemctl enable --now insulad
 fi
+
+# Data moves to a disk with quotas, for good.
+systemctl stop insulad insula-payload
+mkdir /srv/data
+disk=/dev/disk/by-id/virtio-data
+mount -o usrquota "$disk" /srv/data
+cp -a /var/lib/insula/. /srv/data
+umount /srv/data
+echo "$disk /var/lib/insula ext4 usrquota 0 1" >>/etc/fstab
+systemctl daemon-reload
+mount /var/lib/insula
+systemctl enable --now insulad
+check "the doctor finds that quotas are enforced" has_wall data-quotas
 
 # What is to be attacked beside them: a socket of the host, and a program of root for everybody.
 cp /usr/bin/id "$scene/id"
@@ -107,9 +120,11 @@ http = "127.0.0.1:18999"
 TOML
 insulactl update
 
-limits=(memory processors)
+limits=(memory processors data)
 held='memory-max = "128MiB"
-cpu-max = "100%"'
+cpu-max = "100%"
+data-max = "16MiB"
+data-files-max = 1000'
 start_pair
 attack "$(daemon)" "$scene/walled"
 check "why tells that memory ended the attacker" says "killed for memory: " insulactl why attacker
@@ -122,7 +137,38 @@ check "why tells that memory ended the attacker" says "killed for memory: " insu
 check "no call failed beside the attacks of root" refused says error insulactl logs user
 insulactl stop attacker
 
-# The same without walls.
+# Who fills his own data fills nobody else's.
+greedy() { # MORE: a service that takes all the disk that it gets, once it is told to
+  cat >/etc/insula/services/greedy.toml <<TOML
+[run]
+command = ["$misbehave", "hungry", "disk"]
+profile = "shared"
+[run.limits]
+$1
+TOML
+  insulactl update
+  await is_ready greedy
+}
+greedy 'data-max = "8MiB"'
+pid=$(process_of greedy)
+: >"$data/greedy/eat"
+await says "refused more disk after" insulactl logs greedy
+check "who fills the disk is refused by its quota" says "os error 122" insulactl logs greedy
+check "it has not got more than it may" test "$(du -sk "$data/greedy" | cut -f 1)" -le 8192
+check "status tells that its data is full" says "its data is full" insulactl status greedy
+check "and why" says "8MiB on the disk" insulactl why greedy
+check "it is still there" is "$(process_of greedy)" "$pid"
+check "its neighbours go on writing" says " calls, 0 errors" figures 50
+rm -r "$data/greedy/eaten"
+check "who makes room is not full any more" refused says "is full" insulactl status greedy
+greedy 'data-max = "32MiB"'
+: >"$data/greedy/eat"
+await says "refused more disk after 3" insulactl logs greedy
+check "another bound holds from the next start on" says "32MiB on the disk" insulactl why greedy
+rm -r "$data/greedy/eaten" /etc/insula/services/greedy.toml
+insulactl update
+
+# The attacks without walls.
 held=""
 root=(--root /srv/open) data=/srv/open/lib/data
 mkdir -p /srv/open
