@@ -10,6 +10,7 @@ pub(crate) mod judge;
 mod kernel;
 mod neighbours;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -43,6 +44,9 @@ pub(crate) struct Target {
     /// What this host can limit beside what every host can.
     #[arg(long = "limit", value_enum)]
     limits: Vec<Limit>,
+    /// A table of attacks: those that succeeded there are left out.
+    #[arg(long)]
+    but: Option<PathBuf>,
 }
 
 /// What only some hosts can limit.
@@ -143,10 +147,14 @@ pub(crate) fn every(target: &Target) -> io::Result<String> {
         .next()
         .ok_or_else(|| io::Error::other("no name of its own"))?;
     let mut rows = read(ROWS)?;
+    let proven = match &target.but {
+        Some(table) => judge::succeeded(table)?,
+        None => BTreeSet::new(),
+    };
     let under_way = read(UNDER_WAY)?;
     for attack in all(target) {
         let begin = format!("{}\t", attack.name);
-        if rows.lines().any(|row| row.starts_with(&begin)) {
+        if proven.contains(attack.name) || rows.lines().any(|row| row.starts_with(&begin)) {
             continue;
         }
         let outcome = if under_way == attack.name {
@@ -160,8 +168,11 @@ pub(crate) fn every(target: &Target) -> io::Result<String> {
         rows.push_str(&format!("{begin}{walls}\t{text}\t{outcome}\n"));
         fs::write(ROWS, &rows)?;
     }
-    fs::remove_file(UNDER_WAY)?;
-    fs::remove_file(ROWS)?;
+    for path in [UNDER_WAY, ROWS] {
+        if Path::new(path).exists() {
+            fs::remove_file(path)?;
+        }
+    }
     Ok(rows)
 }
 

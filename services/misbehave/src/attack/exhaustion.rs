@@ -1,8 +1,8 @@
 //! What a host has only so much of.
 //!
 //! The manifest that these are tried with says `processes = 64`, `open-files = 256` and
-//! `file-size = "1MiB"`; where the host can, also `memory-max = "128MiB"`, `cpu-max = "100%"`,
-//! `data-max = "16MiB"` and `data-files-max = 1000`. Not here: output and channels, which are limited
+//! `file-size = "1MiB"`; where the host can, also `memory-max = "64MiB"`, `cpu-max = "100%"`,
+//! `data-max = "8MiB"` and `data-files-max = 500`. Not here: output and channels, which are limited
 //! where they are made.
 
 #![expect(unsafe_code, reason = "fork")]
@@ -27,10 +27,10 @@ const DESCRIPTORS: u64 = 8192;
 const FILE: u64 = 8 << 20;
 const LOCKED: usize = 32 << 20;
 /// In MiB.
-const MEMORY: usize = 512;
+const MEMORY: usize = 128;
 /// Of 1 MiB each.
-const SPACE: u32 = 64;
-const FILES: u32 = 4000;
+const SPACE: u32 = 24;
+const FILES: u32 = 1000;
 /// That each want a processor for themselves.
 const THREADS: usize = 4;
 const BUSY: Duration = Duration::from_secs(3);

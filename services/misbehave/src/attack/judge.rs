@@ -2,7 +2,7 @@
 //!
 //! An attack counts only if it works without the walls: else its failure behind them shows nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub(crate) struct Tables {
     /// Of a service under `insulad --isolation none`.
     #[arg(long)]
     open: PathBuf,
-    /// Of an ordinary program of root.
+    /// Of an ordinary program of root; it need not have tried what succeeded for the service.
     #[arg(long)]
     root: PathBuf,
 }
@@ -42,19 +42,22 @@ pub(crate) fn judge(tables: &Tables) -> io::Result<Vec<String>> {
     let mut problems = Vec::new();
     println!("attack | what it does | without walls | behind walls | by");
     for (name, behind) in &walled {
-        let (Some(open), Some(as_root)) = (open.get(name), root.get(name)) else {
-            problems.push(format!("{name} was not tried without the walls"));
-            continue;
-        };
-        let without = if open.succeeded {
-            format!("succeeds: {}", open.words)
-        } else if as_root.succeeded {
-            format!("succeeds for root: {}", as_root.words)
-        } else if is_unknown_here(name, &as_root.words) {
-            format!("not in this kernel: {}", as_root.words)
-        } else {
-            problems.push(format!("{name} proves nothing: {as_root:?}"));
-            format!("denied: {}", as_root.words)
+        let without = match (open.get(name), root.get(name)) {
+            (Some(open), _) if open.succeeded => format!("succeeds: {}", open.words),
+            (Some(_), Some(root)) if root.succeeded => {
+                format!("succeeds for root: {}", root.words)
+            }
+            (Some(_), Some(root)) if is_unknown_here(name, &root.words) => {
+                format!("not in this kernel: {}", root.words)
+            }
+            (Some(_), Some(root)) => {
+                problems.push(format!("{name} proves nothing: {root:?}"));
+                format!("denied: {}", root.words)
+            }
+            (None, _) | (_, None) => {
+                problems.push(format!("{name} was not tried without the walls"));
+                "not tried".to_owned()
+            }
         };
         let with = if behind.succeeded {
             problems.push(format!("{name} succeeded behind the walls: {behind:?}"));
@@ -70,6 +73,15 @@ pub(crate) fn judge(tables: &Tables) -> io::Result<Vec<String>> {
         problems.push("there was no attack".to_owned());
     }
     Ok(problems)
+}
+
+/// The names of the attacks that succeeded by a table.
+pub(super) fn succeeded(path: &Path) -> io::Result<BTreeSet<String>> {
+    let rows = read(path)?.into_iter();
+    Ok(rows
+        .filter(|(_, outcome)| outcome.succeeded)
+        .map(|(name, _)| name)
+        .collect())
 }
 
 fn read(path: &Path) -> io::Result<Table> {
