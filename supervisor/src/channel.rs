@@ -26,6 +26,7 @@ use insula_contract::id::{Attempt, ServiceName};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
+use crate::launch::MemoryMode;
 use crate::paths::Paths;
 use crate::removal::remove_tree;
 
@@ -34,6 +35,11 @@ const EDGE_OPTIONS: &str = "mode=0700,size=12%,nr_inodes=16384";
 /// What the directories above them may.
 const ROOT_OPTIONS: &str = "mode=0755,size=64m";
 
+/// How they are mounted.
+const FLAGS: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
+
 /// The channels of a host.
 #[derive(Debug)]
 pub struct Channels {
@@ -41,6 +47,8 @@ pub struct Channels {
     mounted: bool,
     /// Channels of local clients of an earlier daemon, by the attempt that provides.
     old: BTreeMap<Attempt, Vec<PathBuf>>,
+    /// Which nodes the memory of new channels comes from, by the edge, where that was said.
+    nodes: BTreeMap<PathBuf, String>,
 }
 
 impl Channels {
@@ -58,6 +66,7 @@ impl Channels {
                 root: place,
                 mounted: true,
                 old: BTreeMap::new(),
+                nodes: BTreeMap::new(),
             });
         }
         let root = own_place(paths, &place);
@@ -74,6 +83,7 @@ impl Channels {
             root,
             mounted: false,
             old: BTreeMap::new(),
+            nodes: BTreeMap::new(),
         })
     }
 
@@ -114,9 +124,36 @@ impl Channels {
         share(&directory, uids.is_some(), 0o710, &entries)
     }
 
-    /// Removes it with all that is in it.
-    pub fn close_edge(&self, provider: &ServiceName, consumer: &str) -> io::Result<()> {
+    /// Says which NUMA nodes the memory of an edge's channels comes from, whoever touches it first;
+    /// those that are there already keep what they have.
+    pub fn place(
+        &mut self,
+        provider: &ServiceName,
+        consumer: &str,
+        memory: Option<&(MemoryMode, Vec<u32>)>,
+    ) -> io::Result<()> {
         let directory = self.parent(provider, consumer);
+        let policy = policy_text(memory);
+        if !self.mounted || self.nodes.get(&directory) == Some(&policy) {
+            return Ok(());
+        }
+        let options = format!("mpol={policy}");
+        let flags = FLAGS | MsFlags::MS_REMOUNT;
+        mount(
+            None::<&str>,
+            &directory,
+            None::<&str>,
+            flags,
+            Some(&*options),
+        )?;
+        self.nodes.insert(directory, policy);
+        Ok(())
+    }
+
+    /// Removes it with all that is in it.
+    pub fn close_edge(&mut self, provider: &ServiceName, consumer: &str) -> io::Result<()> {
+        let directory = self.parent(provider, consumer);
+        self.nodes.remove(&directory);
         self.unmount_edge(&directory)?;
         remove_tree(&directory)
     }
@@ -239,9 +276,23 @@ fn mount_tmpfs(place: &Path, options: &str) -> io::Result<()> {
     if is_mount(place)? {
         return Ok(());
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("insula"), place, Some("tmpfs"), flags, Some(options))?;
+    mount(Some("insula"), place, Some("tmpfs"), FLAGS, Some(options))?;
     Ok(())
+}
+
+/// As tmpfs(5) has it. A policy that was set cannot be taken back: the node of whoever touches a page
+/// first is what the kernel does without one, too.
+fn policy_text(memory: Option<&(MemoryMode, Vec<u32>)>) -> String {
+    let Some((mode, nodes)) = memory else {
+        return "local".to_owned();
+    };
+    let mode = match mode {
+        MemoryMode::Preferred => "prefer",
+        MemoryMode::Bind => "bind",
+        MemoryMode::Interleave => "interleave",
+    };
+    let nodes: Vec<_> = nodes.iter().map(u32::to_string).collect();
+    format!("{mode}:{}", nodes.join(","))
 }
 
 fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -364,6 +415,7 @@ mod tests {
             root: directory.path().to_owned(),
             mounted: false,
             old: BTreeMap::new(),
+            nodes: BTreeMap::new(),
         };
         (directory, channels)
     }
@@ -413,10 +465,11 @@ mod tests {
         }
         let directory = tempfile::tempdir().unwrap();
         mount_tmpfs(directory.path(), "mode=0755,size=1m").unwrap();
-        let channels = Channels {
+        let mut channels = Channels {
             root: directory.path().to_owned(),
             mounted: true,
             old: BTreeMap::new(),
+            nodes: BTreeMap::new(),
         };
         let kv: ServiceName = "kv".parse().unwrap();
         for consumer in ["gateway", "hostile"] {
@@ -447,6 +500,50 @@ mod tests {
         assert!(!hostile.exists());
         channels.close().unwrap();
         assert!(!is_mount(directory.path()).unwrap());
+    }
+
+    #[test]
+    fn new_channels_lie_on_the_nodes_that_their_edge_was_placed_on() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED (needs root): a tmpfs for each edge");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        mount_tmpfs(directory.path(), "mode=0755,size=1m").unwrap();
+        let mut channels = Channels {
+            root: directory.path().to_owned(),
+            mounted: true,
+            old: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        };
+        let kv: ServiceName = "kv".parse().unwrap();
+        channels.open_edge(&kv, "gateway", None).unwrap();
+        let options = |channels: &Channels| {
+            let edge = channels.parent(&kv, "gateway");
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            let line = mounts.lines().find(|line| line.contains(path(&edge)));
+            line.unwrap().to_owned()
+        };
+        fn path(path: &Path) -> &str {
+            path.to_str().unwrap()
+        }
+        assert!(!options(&channels).contains("mpol"));
+        for (memory, text) in [
+            (Some((MemoryMode::Bind, vec![0])), "mpol=bind:0"),
+            (Some((MemoryMode::Interleave, vec![0])), "mpol=interleave:0"),
+            (None, "mpol=local"),
+        ] {
+            channels.place(&kv, "gateway", memory.as_ref()).unwrap();
+            let now = options(&channels);
+            assert!(now.contains(text), "{now}");
+            for kept in ["nosuid", "nodev", "noexec", "nr_inodes=16"] {
+                assert!(now.contains(kept), "{now}");
+            }
+        }
+        let two = Some((MemoryMode::Interleave, vec![0, 2]));
+        assert_eq!(policy_text(two.as_ref()), "interleave:0,2");
+        channels.close_edge(&kv, "gateway").unwrap();
+        channels.close().unwrap();
     }
 
     #[test]

@@ -335,3 +335,34 @@ fn a_full_disk_holds_up_nobody_and_says_how_much_is_missing() {
     assert!(host.daemon_log().contains("output cannot be written"));
     drop(disk);
 }
+
+#[test]
+fn a_flood_without_end_keeps_its_size_and_its_neighbours_lines_arrive() {
+    let host = Host::start();
+    let limits = "[run.output]\nmax-size = \"64KiB\"\nkeep = 2";
+    install(&host, "flood", "foreign", "exec yes flood", limits);
+    let script = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.02; done";
+    install(&host, "neighbour", "foreign", script, "");
+    host.must(&["start", "flood"]);
+    wait_for("the flood", || {
+        directory(&host, "flood").exists().then_some(())
+    });
+    host.must(&["start", "neighbour"]);
+    let all = wait_for("the neighbour's lines", || {
+        let sizes: Vec<u64> = fs::read_dir(directory(&host, "flood"))
+            .unwrap()
+            // One may have gone meanwhile.
+            .filter_map(|entry| Some(entry.unwrap().metadata().ok()?.len()))
+            .collect();
+        // While the next one is begun there is one more.
+        assert!(sizes.len() <= 3, "{sizes:?}");
+        assert!(sizes.iter().all(|size| *size <= 64 * 1024), "{sizes:?}");
+        let all = fs::read_to_string(directory(&host, "neighbour").join("current")).ok()?;
+        (all.lines().count() >= 50).then_some(all)
+    });
+    // The last one may not be there as a whole.
+    let whole = &all[..all.rfind('\n').unwrap()];
+    for (number, line) in texts(whole).into_iter().enumerate() {
+        assert_eq!(line, (number + 1).to_string());
+    }
+}

@@ -106,6 +106,7 @@ impl Driver {
             } => {
                 let uids = self.uids(&provider, &consumer);
                 let directory = consumer.directory();
+                self.place_channels(&provider, &directory);
                 let opened = self.channels.open_pair(&provider, &directory, pair, uids);
                 log_io(&format!("open a channel on edge {edge}"), opened);
             }

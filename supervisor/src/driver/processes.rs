@@ -310,6 +310,25 @@ impl Driver {
         }
     }
 
+    /// Has an edge's new channels lie where the provider's memory does, if all its processes agree.
+    pub(super) fn place_channels(&mut self, provider: &ServiceName, consumer: &str) {
+        if self.core.seats().host().topology().nodes.len() < 2 {
+            return;
+        }
+        let Some(service) = self.core.services().get(provider) else {
+            return;
+        };
+        let seats = service.processes().map(|process| process.seat);
+        let mut policies: Vec<_> = seats.map(|seat| self.core.seats().given(seat).1).collect();
+        policies.dedup();
+        let memory = match &policies[..] {
+            [policy] => self.memory(policy),
+            _ => None,
+        };
+        let placed = self.channels.place(provider, consumer, memory.as_ref());
+        super::log_io("say which nodes a channel lies on", placed);
+    }
+
     /// Starts the tasks that wait for a process and its words.
     pub(super) fn watch(
         &mut self,

@@ -36,7 +36,7 @@ use tools::Tools;
 
 /// How long a guest may take for one run of scripts, from power-on to power-off, unless told
 /// otherwise.
-const LIMIT_MINUTES: u64 = 30;
+const LIMIT_MINUTES: u64 = 45;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -69,6 +69,40 @@ check "the next daemon leaves everybody where he is" is "$(pid_of left) $(explai
   "$pid $left_cpu $left_node"
 check "and the plan, too" is "$(explained right)" "$right_cpu $right_node"
 
+# kv with its channels, while a program of the host calls it.
+cat >/etc/insula/services/kv.toml <<TOML
+[run]
+profile = "bound"
+TOML
+insulactl update
+await state_is kv READY
+start_load
+read -r _ kv_node <<<"$(explained kv)"
+channel() { # OF: the lines of kv's mappings in its channels, or the options of their mounts
+  case $1 in
+    mappings) grep " file=/run/insula/channels/kv/" "/proc/$(pid_of kv)/numa_maps" ;;
+    mounts) grep " /run/insula/channels/kv/" /proc/mounts ;;
+  esac
+}
+all_of() { # OF TEXT: whether it is in all lines, and there are some
+  local lines
+  lines=$(channel "$1")
+  [[ -n $lines ]] && refused grep -vF "$2" <<<"$lines"
+}
+channel_lies_on() { # NODE: whether all its pages do, and there are some
+  local lines
+  lines=$(channel mappings)
+  [[ $lines == *" N$1="* && $lines != *" N$((1 - $1))="* ]] || { echo "$lines"; return 1; }
+}
+check "the mounts of kv's channels name its node" all_of mounts "mpol=bind:$kv_node"
+check "all that kv maps of them is bound to it" all_of mappings " bind:$kv_node file="
+check "their pages lie on it" channel_lies_on "$kv_node"
+end_load
+check "no call failed" is "$load_ended" 0
+rm /etc/insula/services/kv.toml
+insulactl update
+await state_is kv READY
+
 insulactl stop left
 given_back() { [[ $(allowed_of "$(pid_of kv)") != "$shared" ]]; }
 await given_back
