@@ -62,6 +62,15 @@ pub(crate) struct Load {
     gateway: SocketAddr,
 }
 
+/// A run that fails leaves no program behind, and no thread that goes on asking.
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.seen.over.store(true, Ordering::Relaxed);
+        let _ = self.counting.kill();
+        let _ = self.counting.wait();
+    }
+}
+
 /// One request to the gateway: its status and body.
 fn ask(gateway: SocketAddr, head: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(gateway).ok()?;
@@ -103,7 +112,7 @@ fn put(seen: &Seen, gateway: SocketAddr) {
 /// Calls echo on the newest edge.
 ///
 /// A call that is under way when the daemon dies stays on the edge that it had: if its instance dies
-/// as well, it ends at its deadline.
+/// as well, nobody can be asked any more whether it was executed.
 fn echo(seen: &Seen, local: &LocalClient) {
     let attached = local.attach::<echo::Echo>().expect("echo is there");
     while !seen.over.load(Ordering::Relaxed) {
@@ -119,7 +128,9 @@ fn echo(seen: &Seen, local: &LocalClient) {
                 seen.echoes.fetch_add(1, Ordering::Relaxed);
             }
             Ok(answer) => seen.wrong(format!("echo: {answer:?}")),
-            Err(CallError::DeadlineExceeded | CallError::Unavailable) => {
+            Err(
+                CallError::DeadlineExceeded | CallError::Unavailable | CallError::OutcomeUnknown,
+            ) => {
                 seen.unanswered.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => seen.wrong(format!("echo: {error}")),
@@ -163,12 +174,18 @@ impl Load {
             .stderr(File::create(&said).expect("our directory"))
             .spawn()
             .expect("kv-load runs");
+        let seen = Arc::new(Seen::default());
+        let mut load = Self {
+            seen: seen.clone(),
+            threads: Vec::new(),
+            counting,
+            gateway: ports.gateway,
+        };
         wait_for("the records to be there", || {
             let said = fs::read_to_string(&said).expect("our file");
             said.contains("running workload").then_some(())
         });
-        let seen = Arc::new(Seen::default());
-        let mut threads = Vec::new();
+        let threads = &mut load.threads;
         let of = seen.clone();
         threads.push(std::thread::spawn(move || put(&of, ports.gateway)));
         let of = seen.clone();
@@ -176,12 +193,6 @@ impl Load {
         threads.push(std::thread::spawn(move || echo(&of, &local)));
         let of = seen.clone();
         threads.push(std::thread::spawn(move || connect(&of, ports.guest)));
-        let load = Self {
-            seen,
-            threads,
-            counting,
-            gateway: ports.gateway,
-        };
         load.wait_for_more("the beginning");
         load
     }
