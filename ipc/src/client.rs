@@ -60,7 +60,8 @@ pub enum CallError<E: Debug> {
     /// Nobody executes requests of the contract now. This one was not executed.
     #[error("nobody provides the contract now")]
     Unavailable,
-    /// The provider died with the request, which is neither idempotent nor `once`. It may have
+    /// The provider died with the request, which is neither idempotent nor `once`, or which cannot
+    /// be sent again, since the edge that it was sent on ended with its supervisor. It may have
     /// been executed, entirely or in part.
     #[error("the provider died with the request, which may have been executed")]
     OutcomeUnknown,

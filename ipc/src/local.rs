@@ -7,7 +7,9 @@
 //! thread of the client waits for that, connects to the next supervisor as soon as there is one,
 //! and asks again for every edge that was granted. [`LocalClient::connection`] gives connections on
 //! the newest edge, and an [`Attached`] moves to it by itself. What was submitted on the old one is
-//! answered there.
+//! answered there, as long as who has it lives: whoever takes his place is not on that edge, so that
+//! a call then ends ([`crate::client::CallError::OutcomeUnknown`], or
+//! [`crate::client::CallError::Unavailable`] where it was surely not executed).
 
 mod lease;
 

@@ -50,6 +50,7 @@ fn upgrades_of_the_daemon_lose_nothing_and_disturb_nobody() {
     let (_, schema) = local.describe(&contract).unwrap();
     let edge = local.edge_of(&contract, &schema).unwrap();
     let client = DynamicClient::connect(&edge, schema).unwrap();
+    let said = host.root.join("load.err");
     let mut load = Command::new(support::program("kv-load"))
         .arg("--root")
         .arg(&host.root)
@@ -57,9 +58,14 @@ fn upgrades_of_the_daemon_lose_nothing_and_disturb_nobody() {
         .args(["--clients", "2", "--marks"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(fs::File::create(&said).unwrap())
         .spawn()
         .unwrap();
+    let said = || fs::read_to_string(&said).unwrap();
+    // A program that just begins finds no daemon while one makes way for the next.
+    wait_for("the load to run", || {
+        said().contains("running workload").then_some(())
+    });
     let upgrades = std::env::var("INSULA_DAEMON_UPGRADES");
     let upgrades = upgrades.map_or(UPGRADES, |text| text.parse().unwrap());
     let mut open = None;
@@ -89,7 +95,7 @@ fn upgrades_of_the_daemon_lose_nothing_and_disturb_nobody() {
         output.status.success(),
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
+        said()
     );
 }
 

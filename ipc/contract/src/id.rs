@@ -186,6 +186,11 @@ impl Attempt {
         );
         Self((u64::from(run) << Self::RUN_BITS) | 1)
     }
+
+    /// The number of the daemon's run that began it.
+    pub fn run(self) -> u64 {
+        self.0 >> Self::RUN_BITS
+    }
 }
 
 impl fmt::Display for Attempt {
@@ -256,5 +261,7 @@ mod tests {
         let last = Attempt::first_of_run((1 << (Attempt::BITS - Attempt::RUN_BITS)) - 1);
         assert!(last.0 < 1 << Attempt::BITS);
         assert!(Attempt::first_of_run(2).0 - Attempt::first_of_run(1).0 == 1 << Attempt::RUN_BITS);
+        assert_eq!(Attempt::first_of_run(7).run(), 7);
+        assert_eq!(Attempt::default().run(), 0);
     }
 }

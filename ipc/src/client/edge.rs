@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use insula_contract::edge::CLIENT_SLOTS;
+use insula_contract::id::Attempt;
 use insula_contract::line::UsedEdge;
 use insula_contract::meters::Role;
+use insula_contract::route::{RouteState, TARGETS, Target};
 
 use super::Connection;
 use super::budget::Budget;
@@ -63,6 +65,9 @@ struct Shared {
     wishes: AtomicU32,
     meters: OnceLock<Meters>,
     late: Late,
+    /// Set when its supervisor is gone: what the next one gave in its place, if it did. Nobody who
+    /// is started from then on opens his end of this one.
+    next: OnceLock<Option<Edge>>,
 }
 
 /// A client slot of the edge page. Its sequence outlives its connections: the number of a `once`
@@ -105,6 +110,7 @@ impl Edge {
                 wishes: AtomicU32::new(0),
                 meters: OnceLock::new(),
                 late: Late::default(),
+                next: OnceLock::new(),
             }),
         })
     }
@@ -120,6 +126,37 @@ impl Edge {
     /// word counts.
     pub fn on_late(&self, tell: impl Fn(Duration) + Send + Sync + 'static) {
         self.shared.late.set(Box::new(tell));
+    }
+
+    /// Notes that the supervisor that gave it is gone, and what the next one gave in its place:
+    /// those who are connected go on, and no call waits for anybody else.
+    pub(crate) fn orphan(&self, next: Option<Edge>) {
+        // Once; an orphan has no supervisor to lose.
+        let _ = self.shared.next.set(next);
+    }
+
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.shared.next.get().is_some()
+    }
+
+    /// Whether an attempt that was connected to here is over, as the route of the newest edge in
+    /// place of this one has it: another one has its instance's place, and it is nowhere.
+    ///
+    /// An attempt that lives may not be on that route yet: the supervisor's table is a new one if
+    /// nobody who held the old one was left.
+    pub(super) fn is_over(&self, gone: Target) -> bool {
+        let mut newest = self;
+        while let Some(Some(next)) = newest.shared.next.get() {
+            newest = next;
+        }
+        let entry = newest.routes().entry();
+        let targets = (0..TARGETS).map(|place| entry.target(place));
+        let (mut there, mut replaced) = (false, false);
+        for target in targets.filter(|target| target.state != RouteState::Gone) {
+            there |= target.attempt == gone.attempt;
+            replaced |= target.replica == gone.replica && target.attempt != Attempt(0);
+        }
+        replaced && !there
     }
 
     pub(super) fn late(&self) -> &Late {

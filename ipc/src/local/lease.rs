@@ -155,13 +155,17 @@ impl Lease {
     fn renew(&self, socket: &Arc<OwnedFd>) -> Result<(), LocalError> {
         let mut state = self.state();
         for (contract, granted) in &mut state.granted {
-            match resolve(socket, contract, &granted.schema) {
-                Ok(edge) => granted.edge = Ok(edge),
+            let edge = match resolve(socket, contract, &granted.schema) {
+                Ok(edge) => Ok(edge),
                 Err(LocalError::Refused { reason, .. }) => {
                     tracing::warn!(%contract, reason, "an edge is not granted any more");
-                    granted.edge = Err(reason);
+                    Err(reason)
                 }
                 Err(error) => return Err(error),
+            };
+            let next = edge.as_ref().ok().cloned();
+            if let Ok(old) = std::mem::replace(&mut granted.edge, edge) {
+                old.orphan(next);
             }
         }
         state.socket = Some(socket.clone());

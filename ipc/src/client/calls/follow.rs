@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use insula_contract::edge::pair_directory;
-use insula_contract::route::TARGETS;
+use insula_contract::route::{TARGETS, Target};
 
 use super::call::Stage;
 use super::peers::{Choice, has_left};
@@ -40,6 +40,23 @@ impl Calls {
         }
         self.connect(state);
         self.send_kept(state);
+    }
+
+    /// On an edge that no supervisor knows any more: leaves attempts that its route still names,
+    /// because nobody writes to that table any more, and that are over.
+    #[cold]
+    pub(super) fn leave_dead(&self, state: &mut State) {
+        for place in 0..TARGETS {
+            let target = state.peers.target(place);
+            if target == Target::NONE || !self.place.edge.is_over(target) {
+                continue;
+            }
+            for call in &mut state.calls {
+                call.attempt_left(place as u8, false, &mut state.peers);
+            }
+            state.peers.follow(place, Target::NONE);
+            state.peers.count();
+        }
     }
 
     /// Connects to a target that serves and has opened its end.

@@ -203,6 +203,17 @@ impl Peers {
         self.list.iter().all(Peer::is_gone)
     }
 
+    /// Whether anybody is connected to, or could be yet, on an edge whose supervisor is gone: only
+    /// attempts of its time were told of it.
+    pub(super) fn any_in_reach(&self) -> bool {
+        let run = self.edge.used().consumer.run();
+        self.list.iter().any(|peer| {
+            let attempt = peer.target.attempt;
+            let was_told = attempt != Attempt(0) && attempt.run() <= run;
+            peer.link.is_some() || (!peer.is_gone() && was_told)
+        })
+    }
+
     /// Whether somebody serves and is connected to.
     pub(super) fn any_ready(&self) -> bool {
         self.list.iter().any(Peer::is_ready)

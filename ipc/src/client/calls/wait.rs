@@ -189,6 +189,9 @@ impl Calls {
     /// Ends the call if its time is over.
     fn check_time(&self, state: &mut State, index: usize) -> bool {
         let now = clock::now_ns();
+        if self.place.edge.is_orphaned() {
+            self.leave_dead(state);
+        }
         let gone = state.peers.all_gone();
         let call = &mut state.calls[index];
         let Spec {
@@ -214,6 +217,14 @@ impl Calls {
                     call.leave(&mut state.peers, Verdict::Bad);
                     call.finish(Err(Failure::DeadlineExceeded));
                 }
+            }
+            // Nobody who comes will take it.
+            Stage::Kept { .. } if self.place.edge.is_orphaned() && !state.peers.any_in_reach() => {
+                let failure = match call.maybe_executed_at {
+                    Some(_) => Failure::OutcomeUnknown,
+                    None => Failure::Unavailable,
+                };
+                call.finish(Err(failure));
             }
             Stage::Kept { crowded, .. }
                 if now >= deadline_ns || (gone && now >= provider_until_ns) =>
