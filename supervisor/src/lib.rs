@@ -13,6 +13,7 @@ pub mod foreign;
 pub mod launch;
 pub mod ledger;
 mod leftovers;
+pub mod limits;
 pub mod line;
 pub mod memory;
 pub mod meters;

@@ -83,7 +83,7 @@ impl Sights {
 }
 
 /// The time of all that ever ran in a cgroup.
-fn group_cpu(group: &Path) -> Option<Duration> {
+pub(crate) fn group_cpu(group: &Path) -> Option<Duration> {
     let text = std::fs::read_to_string(group.join("cpu.stat")).ok()?;
     let micros = text.lines().find_map(|l| l.strip_prefix("usage_usec "))?;
     Some(Duration::from_micros(micros.trim().parse().ok()?))
@@ -94,7 +94,7 @@ fn ticks(count: u64) -> Duration {
     Duration::from_millis(count * 10)
 }
 
-fn process_cpu(pid: i32) -> Option<Duration> {
+pub(crate) fn process_cpu(pid: i32) -> Option<Duration> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -102,7 +102,7 @@ fn process_cpu(pid: i32) -> Option<Duration> {
     Some(ticks(user + system))
 }
 
-fn resident(pid: i32) -> Option<u64> {
+pub(crate) fn resident(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;

@@ -171,6 +171,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> io::Result<()> {
         .route("/v1/doctor", get(examine))
         .route("/v1/edges", get(edges))
         .route("/v1/utilisation", get(utilisation))
+        .route("/v1/limits", get(limits))
         .route("/v1/topology", get(places::topology))
         .route("/v1/plan", get(places::plan))
         .route("/v1/capacity", get(places::capacity))
@@ -274,6 +275,18 @@ async fn utilisation(State(api): State<Api>) -> Response {
     };
     match tokio::task::spawn_blocking(move || sights.look()).await {
         Ok(utilisation) => Json(utilisation).into_response(),
+        Err(_) => Answer::ending().into_response(),
+    }
+}
+
+/// Looks at all cgroups beside the driver.
+async fn limits(State(api): State<Api>) -> Response {
+    let sights = match api.ask(|reply| Ask::Limits { reply }).await {
+        Ok(sights) => sights,
+        Err(answer) => return answer.into_response(),
+    };
+    match tokio::task::spawn_blocking(move || sights.look()).await {
+        Ok(holdings) => Json(holdings).into_response(),
         Err(_) => Answer::ending().into_response(),
     }
 }

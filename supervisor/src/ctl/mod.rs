@@ -19,6 +19,7 @@ mod doctor;
 mod edges;
 mod explain;
 mod install;
+mod limits;
 mod logs;
 mod orders;
 mod plan;
@@ -227,6 +228,14 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what limits services, whether it is in force, and what they use of it.
+    Limits {
+        /// Only of this service, or one instance of it: `kv` or `kv:0`.
+        name: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the host's processors and memory, and who sits where.
     Topology {
         /// As JSON.
@@ -367,6 +376,7 @@ async fn run(args: Args) -> Result<Exit, ClientError> {
         }
         Verb::Edges { names, json, watch } => edges::run(&client, &names, json, watch).await,
         Verb::Utilisation { over, json } => utilisation::run(&client, over, json).await,
+        Verb::Limits { name, json } => limits::run(&client, name.as_deref(), json).await,
         Verb::Topology { json } => topology::run(&client, json).await,
         Verb::Plan { add, json } => plan::run(&client, &add, json).await,
         Verb::Explain { name, json } => explain::run(&client, name.as_str(), json).await,

@@ -113,6 +113,11 @@ pub enum Ask {
         /// The answer.
         reply: oneshot::Sender<Sights>,
     },
+    /// Who is to be looked at for what limits services?
+    Limits {
+        /// The answer.
+        reply: oneshot::Sender<crate::limits::Sights>,
+    },
     /// Leave the services to this program, which was asked whether it understands them.
     Succeed {
         /// The program.

@@ -35,7 +35,7 @@ impl Driver {
     }
 
     /// Whether the user that a release runs as is nobody else's, so that its quota is, too.
-    fn has_own_quota(&self, spec: &ServiceSpec) -> bool {
+    pub(super) fn has_own_quota(&self, spec: &ServiceSpec) -> bool {
         self.walls.has_own_uids() && spec.host.user.is_none()
     }
 

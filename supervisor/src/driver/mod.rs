@@ -12,6 +12,7 @@ mod execute;
 mod forms;
 mod health;
 mod install;
+mod limited;
 mod limits;
 mod processes;
 mod restore;
@@ -573,6 +574,10 @@ impl Driver {
             }
             Ask::Utilisation { reply } => {
                 let _ = reply.send(self.sights());
+                Ok(())
+            }
+            Ask::Limits { reply } => {
+                let _ = reply.send(self.limited());
                 Ok(())
             }
             Ask::Places { reply } => {
