@@ -11,6 +11,20 @@ use support::{Host, manifest_of, path};
 const LIMITED: &str = "[run]\ncommand = [\"/usr/bin/sleep\", \"1000\"]\nprofile = \"dense\"\n\
                        [run.limits]\nmemory-max = \"64MiB\"\npids-max = 20\n";
 
+/// What limits `limited`, and whether it is in force; it uses something of each.
+fn limits(host: &Host) -> Vec<(&'static str, bool)> {
+    let report = host.must(&["limits", "limited:0", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let limits = report["instances"][0]["limits"].as_array().unwrap();
+    let known = ["memory-max", "pids-max"];
+    let told = limits.iter().map(|limit| {
+        assert!(limit["used"].as_u64().unwrap() > 0, "{limit}");
+        let key = known.iter().find(|key| limit["key"] == **key).unwrap();
+        (*key, limit["in-force"] == limit["set"])
+    });
+    told.collect()
+}
+
 #[test]
 fn limits_are_enforced_or_the_service_is_not_started_unless_a_person_wants_it() {
     let mut host = Host::start();
@@ -26,6 +40,7 @@ fn limits_are_enforced_or_the_service_is_not_started_unless_a_person_wants_it() 
     if enforced {
         host.wait_for_state("limited", "READY");
         assert!(host.row("limited")["reason"].is_null());
+        assert_eq!(limits(&host), [("memory-max", true), ("pids-max", true)]);
         return;
     }
     host.wait_for_state("limited", "FATAL");
@@ -44,6 +59,12 @@ fn limits_are_enforced_or_the_service_is_not_started_unless_a_person_wants_it() 
         told.contains("not enforced on this host: memory-max, pids-max"),
         "{told}"
     );
+    assert_eq!(limits(&host), [("memory-max", false), ("pids-max", false)]);
+    let told = host.must(&["limits"]);
+    assert!(told.contains("not enforced: no cgroup v2"), "{told}");
+    assert_eq!(host.ctl(&["limits", "nobody"]).status.code(), Some(1));
+    host.must(&["stop", "limited"]);
+    assert_eq!(host.ctl(&["limits", "limited"]).status.code(), Some(3));
 }
 
 #[test]
