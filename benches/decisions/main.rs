@@ -61,6 +61,7 @@ fn spec(name: &ServiceName) -> ServiceSpec {
             },
         )]),
         requires: BTreeMap::new(),
+        dormancy: Default::default(),
         data: Some(DataSpec {
             schema: 1,
             size_max: 1,

@@ -286,6 +286,15 @@ impl EdgePage {
         Ok(())
     }
 
+    /// Whether its consumer says that it has a subscription, or wishes one.
+    pub fn has_subscription(&self) -> io::Result<bool> {
+        let map = MmapOptions::new().len(PAGE_SIZE).map_raw(&self.file)?;
+        // SAFETY: as in `ring`.
+        let page = unsafe { &*map.as_ptr().cast::<edge::EdgePage>() };
+        let mut clients = page.clients.iter();
+        Ok(clients.any(|client| client.wish.load(Ordering::Relaxed) != 0))
+    }
+
     /// A descriptor for an end of the edge, which maps it for writing.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.file.as_fd().try_clone_to_owned()

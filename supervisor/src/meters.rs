@@ -15,6 +15,7 @@ mod prometheus;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -84,6 +85,22 @@ impl Meters {
             .filter(|(subject, _)| subject.role == Role::Provider)
             .map(|(_, counts)| counts.ended_in_all())
             .fold(0, u64::wrapping_add)
+    }
+
+    /// A number that changes whenever something is called, taken or answered, and whether anything is
+    /// under way.
+    ///
+    /// # Errors
+    /// The memfd cannot be read.
+    pub fn use_mark(&self) -> io::Result<(u64, bool)> {
+        let mut mark = std::hash::DefaultHasher::new();
+        let mut busy = false;
+        for (subject, counts) in self.read()? {
+            busy |= counts.in_flight() > 0;
+            (subject, counts.begun, counts.ended).hash(&mut mark);
+            (counts.bytes_in, counts.bytes_out).hash(&mut mark);
+        }
+        Ok((mark.finish(), busy))
     }
 
     /// How many requests the process took, and how many of them had lain for at least `bound`; to a

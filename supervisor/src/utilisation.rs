@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::aside::Stops;
-use crate::driver::now;
+use crate::driver::{Gains, now};
 
 /// What the processes of a profile used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ pub struct Utilisation {
     pub profiles: BTreeMap<String, Use>,
     /// How often best-effort services were stopped for others, since the daemon began.
     pub stops: Stops,
+    /// What idle services gave back, since the daemon began.
+    pub idle: Gains,
 }
 
 /// Whom to look at, so that it can be done beside the driver.
@@ -57,6 +59,7 @@ pub struct Sights {
     /// Profile, whether it is best effort, process id, cgroup.
     pub(crate) processes: Vec<(String, bool, i32, Option<PathBuf>)>,
     pub(crate) stops: Stops,
+    pub(crate) idle: Gains,
 }
 
 impl Sights {
@@ -78,6 +81,7 @@ impl Sights {
             host: host().unwrap_or_default(),
             profiles,
             stops: self.stops,
+            idle: self.idle.clone(),
         }
     }
 }

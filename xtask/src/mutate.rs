@@ -117,6 +117,18 @@ const MUTATIONS: &[Mutation] = &[
         "                let _ = (at, slot);\n",
     ),
     of(
+        "who is wanted sleeps on",
+        "service/dormant.rs",
+        "                self.replicas[at].place = Place::Backoff { until: turn.now };\n",
+        "",
+    ),
+    of(
+        "a wish on the way to sleep is forgotten",
+        "service/dormant.rs",
+        "            Place::Up(process) => process.sleeps = false,",
+        "            Place::Up(_) => {}",
+    ),
+    of(
         "who is not wanted any more stays up",
         "service.rs",
         "        if self.replicas[at].wanted {\n            self.goal\n",

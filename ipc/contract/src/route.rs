@@ -85,6 +85,9 @@ pub enum RouteState {
     Serve,
     /// Clients keep their requests until the route changes or their deadline ends.
     Hold,
+    /// As [`Self::Hold`]; nobody comes by himself, but who has a request for it says so to the
+    /// supervisor.
+    Dormant,
 }
 
 /// A target word, taken apart: 48 bits of attempt, 8 of server slot, 2 of state, 6 of replica.
@@ -116,6 +119,7 @@ impl Target {
             RouteState::Gone => 0,
             RouteState::Serve => 1,
             RouteState::Hold => 2,
+            RouteState::Dormant => 3,
         };
         debug_assert!(self.attempt.0 < 1 << Attempt::BITS && self.replica < 64);
         self.attempt.0
@@ -124,12 +128,13 @@ impl Target {
             | u64::from(self.replica & 63) << 58
     }
 
-    /// Reads a word; an unknown state reads as gone.
+    /// Reads a word.
     pub fn from_word(word: u64) -> Self {
         Self {
             state: match word >> 56 & 3 {
                 1 => RouteState::Serve,
                 2 => RouteState::Hold,
+                3 => RouteState::Dormant,
                 _ => RouteState::Gone,
             },
             attempt: Attempt(word & ((1 << Attempt::BITS) - 1)),
@@ -182,7 +187,13 @@ mod tests {
 
     #[test]
     fn a_target_reads_what_it_wrote() {
-        for state in [RouteState::Gone, RouteState::Serve, RouteState::Hold] {
+        let states = [
+            RouteState::Gone,
+            RouteState::Serve,
+            RouteState::Hold,
+            RouteState::Dormant,
+        ];
+        for state in states {
             for attempt in [0, 1, (1 << Attempt::BITS) - 1] {
                 for (slot, replica) in [(0, 63), (7, 0), (255, 9)] {
                     let target = Target {

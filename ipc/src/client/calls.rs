@@ -284,12 +284,18 @@ impl Calls {
                     }
                 }
             },
-            Choice::Wait => Stage::Kept {
-                bytes: write_down(request_max, bounded).ok_or(too_large)?,
-                not_before_ns: 0,
-                paid: true,
-                crowded: false,
-            },
+            Choice::Wait => {
+                if state.peers.any_asleep() {
+                    let begun_ns = spec.begun_ns;
+                    self.place.edge.want(state.seen, begun_ns, begun_ns);
+                }
+                Stage::Kept {
+                    bytes: write_down(request_max, bounded).ok_or(too_large)?,
+                    not_before_ns: 0,
+                    paid: true,
+                    crowded: false,
+                }
+            }
             Choice::Never => return Err(Failure::Unavailable),
         };
         self.count_begun(&stage);

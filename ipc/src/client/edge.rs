@@ -121,8 +121,8 @@ impl Edge {
         self.shared.meters.get_or_init(|| meters.clone());
     }
 
-    /// Has `tell` called when a request waits too long for an answer, with how long that is: at
-    /// most once a second, from a thread that waits for it, which it must not hold up. The first
+    /// Has `tell` called when a request waits too long for an answer, or for a provider that sleeps
+    /// until somebody wants it, with how long that is: at most once a second and change of the route, from a thread that waits for it, which it must not hold up. The first
     /// word counts.
     pub fn on_late(&self, tell: impl Fn(Duration) + Send + Sync + 'static) {
         self.shared.late.set(Box::new(tell));
@@ -161,6 +161,12 @@ impl Edge {
 
     pub(super) fn late(&self) -> &Late {
         &self.shared.late
+    }
+
+    /// Says that somebody waits since `begun_ns` for a provider that sleeps, as the route says since
+    /// this `change` of it.
+    pub(crate) fn want(&self, change: u32, begun_ns: u64, now_ns: u64) {
+        self.shared.late.wish(change, begun_ns, now_ns);
     }
 
     /// The meter of a new connection.

@@ -2,11 +2,13 @@
 //!
 //! Whoever gave the edge wants to know: a provider that is stuck is found by its first request, so
 //! nobody has to be asked in vain whether he lives. It is looked at only where a waiting client
-//! reads the clock anyway, and said once in [`PAUSE_NS`] for all connections of an edge.
+//! reads the clock anyway, and said once in [`PAUSE_NS`] for all connections of an edge. That a request
+//! waits for somebody who sleeps is said in the same way, at once, and again after each change of the
+//! route.
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A request that has waited this long is late, or at its deadline if that is earlier.
@@ -23,6 +25,10 @@ pub(super) struct Late {
     tell: OnceLock<Tell>,
     /// Not before this time again.
     next_ns: AtomicU64,
+    /// That somebody is wanted who sleeps: not before this time again, unless the route is another.
+    wish_ns: AtomicU64,
+    /// The route's `change` when that was said.
+    wished_at: AtomicU32,
 }
 
 impl fmt::Debug for Late {
@@ -42,6 +48,24 @@ impl Late {
     pub(super) fn set(&self, tell: Tell) {
         // A second one is dropped.
         let _ = self.tell.set(tell);
+    }
+
+    /// Tells that a request that was begun at `begun_ns` waits for somebody who sleeps, as the route
+    /// says since this `change` of it; unless that was said a moment ago.
+    ///
+    /// Two threads may say it both.
+    #[cold]
+    pub(super) fn wish(&self, change: u32, begun_ns: u64, now_ns: u64) {
+        let Some(tell) = self.tell.get() else {
+            return;
+        };
+        let said = self.wished_at.swap(change, Ordering::Relaxed) == change;
+        if said && now_ns < self.wish_ns.load(Ordering::Relaxed) {
+            return;
+        }
+        let later = now_ns.saturating_add(PAUSE_NS);
+        self.wish_ns.store(later, Ordering::Relaxed);
+        tell(Duration::from_nanos(now_ns.saturating_sub(begun_ns)));
     }
 
     /// Tells that a request has waited since `begun_ns`, unless that was said a moment ago.
@@ -82,6 +106,21 @@ mod tests {
         }
         let waited = Duration::from_nanos;
         assert_eq!(*told.lock().unwrap(), [waited(3), waited(PAUSE_NS + 3)]);
+    }
+
+    #[test]
+    fn who_sleeps_is_wanted_at_once_and_again_after_a_change_or_a_while() {
+        let late = Late::default();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        late.set(Box::new(move |waited| tell.lock().unwrap().push(waited)));
+        // That somebody was late a moment ago is another matter.
+        late.say(0, 1);
+        for (change, now_ns) in [(0, 5), (0, 6), (7, 7), (7, 8), (9, 9), (9, PAUSE_NS + 9)] {
+            late.wish(change, 5, now_ns);
+        }
+        let waited = [1, 0, 2, 4, PAUSE_NS + 4].map(Duration::from_nanos);
+        assert_eq!(*told.lock().unwrap(), waited);
     }
 
     #[test]

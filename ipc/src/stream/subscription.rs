@@ -49,6 +49,8 @@ pub struct Subscription<S> {
     seen: Option<u32>,
     /// Where the route leads.
     target: Option<Target>,
+    /// Whether the provider sleeps until it is wanted.
+    asleep: bool,
     /// The last value of the provider that was joined last.
     last: Option<(Attempt, u64)>,
     /// Not to ask for a grant before.
@@ -111,6 +113,7 @@ impl Edge {
             slot,
             seen: None,
             target: None,
+            asleep: false,
             last: None,
             not_before_ns: 0,
             warned: false,
@@ -292,6 +295,9 @@ impl<S: Stream> Subscription<S> {
             .iter()
             .copied()
             .find(|target| target.state == RouteState::Serve);
+        self.asleep = targets
+            .iter()
+            .any(|target| target.state == RouteState::Dormant);
         if present.is_none_or(stays) {
             return;
         }
@@ -303,7 +309,13 @@ impl<S: Stream> Subscription<S> {
 
     /// Asks the provider for a channel, where one serves.
     fn ask(&mut self) {
-        let Some(target) = self.target else { return };
+        let Some(target) = self.target else {
+            if self.asleep {
+                let now = clock::now_ns();
+                self.edge.want(self.seen.unwrap_or_default(), now, now);
+            }
+            return;
+        };
         let Some(server) = self.server(&target) else {
             return;
         };

@@ -347,6 +347,20 @@ impl Core {
                         .close_client(&mut turn, &self.services, client.attempt);
                 }
             }
+            Event::Idle { service, attempts } => {
+                if let Some(service) = self.services.get_mut(&service)
+                    && self.shutdown.is_none()
+                {
+                    service.put_away(&mut turn, &attempts);
+                }
+            }
+            Event::Wanted { service } => {
+                if let Some(service) = self.services.get_mut(&service)
+                    && self.shutdown.is_none()
+                {
+                    service.wake(&mut turn);
+                }
+            }
             Event::Ticked => {}
         }
         self.finish(&mut turn);
@@ -358,9 +372,10 @@ impl Core {
         match event {
             Event::Installed { spec } => Some(spec.name.clone()),
             Event::Configured { specs, .. } => specs.first().map(|spec| spec.name.clone()),
-            Event::Ordered { service, .. } | Event::Retired { service, .. } => {
-                Some(service.clone())
-            }
+            Event::Ordered { service, .. }
+            | Event::Retired { service, .. }
+            | Event::Idle { service, .. }
+            | Event::Wanted { service } => Some(service.clone()),
             Event::Launched { attempt, .. }
             | Event::LaunchFailed { attempt, .. }
             | Event::Exited { attempt, .. }
@@ -392,6 +407,13 @@ impl Core {
             self.agenda.note(service);
             if service.retired && service.processes().next().is_none() {
                 service.leave_seats(&mut turn.seats);
+                if service.scale.is_some() {
+                    // Not what somebody asks for who defines one of that name again.
+                    turn.records.push(Record::Scale {
+                        service: name.clone(),
+                        instances: 0,
+                    });
+                }
                 self.services.remove(&name);
                 self.agenda.forget(&name);
                 turn.dirty.remove(&name);
@@ -525,7 +547,8 @@ impl Core {
                 | Place::Up(_)
                 | Place::Vacant
                 | Place::Exited { .. }
-                | Place::Fatal { .. } => false,
+                | Place::Fatal { .. }
+                | Place::Dormant { .. } => false,
             };
             if !start {
                 continue;
@@ -544,7 +567,8 @@ impl Core {
                 | Place::Up(_)
                 | Place::Vacant
                 | Place::Exited { .. }
-                | Place::Fatal { .. } => Some(turn.now + TELL_AFTER),
+                | Place::Fatal { .. }
+                | Place::Dormant { .. } => Some(turn.now + TELL_AFTER),
             };
             let tell = tell_at.is_some_and(|at| at <= turn.now);
             service.replicas[at].place = Place::Waiting {

@@ -13,6 +13,7 @@ use crate::placement::{CpuSet, MemoryPolicy};
 use crate::process::Outcome;
 use crate::seats::Held;
 use crate::spec::ServiceSpec;
+use crate::time::Time;
 use crate::views::Verdict;
 
 /// The number of a person's order, to which [`Action::Answer`] belongs.
@@ -243,6 +244,18 @@ pub enum Event {
         /// Which.
         client: ClientId,
     },
+    /// Nobody used a service for as long as it is to be idle before it is put away.
+    Idle {
+        /// Which.
+        service: ServiceName,
+        /// The processes that were looked at: the only ones that it has.
+        attempts: BTreeSet<Attempt>,
+    },
+    /// Somebody wants a service that may have been put away.
+    Wanted {
+        /// Which.
+        service: ServiceName,
+    },
     /// Only time passed.
     Ticked,
 }
@@ -323,10 +336,10 @@ pub enum Record {
     Scale {
         /// Of whom.
         service: ServiceName,
-        /// How many.
+        /// How many; 0 takes it back.
         instances: u16,
     },
-    /// An instance is down for good, or is so no more. Run state.
+    /// An instance is down for good, or put away, or is so no more. Run state.
     Rested {
         /// Which.
         instance: Instance,
@@ -352,13 +365,15 @@ impl Record {
     }
 }
 
-/// How an instance is down for good: until a person starts it.
+/// How an instance is down until a person starts it, or somebody wants it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rest {
     /// It ended, and its policy says that this is the end.
     Exited(Outcome),
     /// It was given up.
     Fatal(String),
+    /// It was idle, and is away since then.
+    Dormant(Time),
 }
 
 /// The steps of an upgrade, in order.

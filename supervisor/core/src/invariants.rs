@@ -107,6 +107,7 @@ fn check_service(core: &Core, service: &Service, found: &mut Vec<String>) {
     if service.goal == Goal::Down && (service.is_serving() || service.rollout.is_some()) {
         found.push(format!("{name} should be down and works on"));
     }
+    service.check_dormant(found);
     if !service.until_ready.is_empty() && !service.is_coming() {
         found.push(format!(
             "{name} lets those wait who started it, and does not start"
@@ -141,11 +142,21 @@ fn check_route(service: &Service, contract: &ContractId, route: &Route, found: &
         ));
     }
     for (place, target) in route.targets.iter().enumerate() {
-        let nobody = target.state == RouteState::Hold && target.attempt == Attempt(0);
+        let dormant = target.state == RouteState::Dormant;
+        let nobody = dormant || target.state == RouteState::Hold && target.attempt == Attempt(0);
         let held = service
             .replicas
             .iter()
             .any(|replica| replica.holds.map(usize::from) == Some(place));
+        let sleeps = service.replicas.iter().any(|replica| {
+            replica.holds.map(usize::from) == Some(place)
+                && matches!(replica.place, Place::Dormant { .. })
+        });
+        if dormant != sleeps {
+            found.push(format!(
+                "{name} is asleep at {place}: {sleeps}, told: {dormant}"
+            ));
+        }
         if nobody != held {
             found.push(format!("{name} holds requests at {place} for no replica"));
         }

@@ -77,7 +77,8 @@ impl Service {
     }
 
     /// Starts every instance that is down, whatever it was left down for.
-    fn start_all(&mut self, turn: &Turn) {
+    fn start_all(&mut self, turn: &mut Turn) {
+        self.wake(turn);
         for replica in self.replicas.iter_mut().filter(|replica| replica.wanted) {
             match &replica.place {
                 Place::Stopped
@@ -89,7 +90,7 @@ impl Service {
                     replica.place = Place::Backoff { until: turn.now };
                 }
                 // What is under way ends in a start.
-                Place::Up(_) | Place::Vacant => {}
+                Place::Up(_) | Place::Vacant | Place::Dormant { .. } => {}
             }
         }
     }
@@ -99,9 +100,11 @@ impl Service {
         if self.processes().next().is_none() {
             let at_rest = self.replicas.iter().all(|replica| match &replica.place {
                 Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => true,
-                Place::Waiting { .. } | Place::Vacant | Place::Backoff { .. } | Place::Up(_) => {
-                    false
-                }
+                Place::Waiting { .. }
+                | Place::Vacant
+                | Place::Backoff { .. }
+                | Place::Up(_)
+                | Place::Dormant { .. } => false,
             });
             let answer = if at_rest {
                 Done::NotRunning
@@ -189,7 +192,8 @@ impl Service {
                 Place::Up(_)
                 | Place::Backoff { .. }
                 | Place::Waiting { .. }
-                | Place::Fatal { .. } => true,
+                | Place::Fatal { .. }
+                | Place::Dormant { .. } => true,
                 Place::Stopped | Place::Vacant | Place::Exited { .. } => false,
             });
         self.make_active(turn, to.clone());
@@ -220,6 +224,8 @@ impl Service {
         }
         let restart = restart || !before.runs_as(self.spec());
         self.judge_anew(turn);
+        // What it is to be by now is found out when it runs.
+        self.wake(turn);
         self.fit_replicas(turn);
         if restart && self.goal == Goal::Up {
             self.order_restart(turn, request);

@@ -147,6 +147,8 @@ pub struct Process {
     pub led: bool,
     /// Whether the supervisor told it to go; its end then says nothing about it.
     pub dismissed: bool,
+    /// Whether it was told to go since nobody uses it: its place is dormant then.
+    pub sleeps: bool,
     /// Why it is killed, or ended, where the supervisor knows it.
     pub blame: Option<String>,
 }
@@ -176,6 +178,7 @@ impl Process {
             was_ready: false,
             led: false,
             dismissed: false,
+            sleeps: false,
             blame: None,
         }
     }

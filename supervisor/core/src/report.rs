@@ -35,6 +35,8 @@ pub enum State {
     Exited,
     /// Left down until a person starts it.
     Fatal,
+    /// Idle, and put away until somebody wants it.
+    Dormant,
 }
 
 impl State {
@@ -42,6 +44,7 @@ impl State {
     pub fn code(self) -> u16 {
         match self {
             Self::Stopped => 0,
+            Self::Dormant => 3,
             Self::Waiting => 5,
             Self::Starting => 10,
             Self::Running => 20,
@@ -69,6 +72,7 @@ impl State {
             Self::Backoff => "BACKOFF",
             Self::Exited => "EXITED",
             Self::Fatal => "FATAL",
+            Self::Dormant => "DORMANT",
         }
     }
 
@@ -82,7 +86,8 @@ impl State {
             | Self::Degraded
             | Self::Draining
             | Self::Stopping
-            | Self::Backoff => true,
+            | Self::Backoff
+            | Self::Dormant => true,
             Self::Stopped | Self::Exited | Self::Fatal => false,
         }
     }
@@ -190,6 +195,7 @@ fn state(replica: &Replica, missing: &[Dependency]) -> State {
         Place::Backoff { .. } => State::Backoff,
         Place::Exited { .. } => State::Exited,
         Place::Fatal { .. } => State::Fatal,
+        Place::Dormant { .. } => State::Dormant,
         Place::Up(process) => process_state(process, missing),
     }
 }
@@ -224,6 +230,10 @@ fn reason(replica: &Replica, missing: &[Dependency], now: Time) -> Option<String
         )),
         Place::Exited { .. } => last(),
         Place::Fatal { reason } => Some(reason.clone()),
+        Place::Dormant { since } => Some(format!(
+            "put away {} s ago as nobody used it; starts when somebody does",
+            now.since(*since).as_secs()
+        )),
         Place::Up(process) if process.blame.is_some() => process.blame.clone(),
         Place::Up(process) if process.phase == Phase::Ready => {
             let trouble = process.health.trouble.clone();

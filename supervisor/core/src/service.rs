@@ -9,12 +9,15 @@
 //! Waiting ----------> (ended early) --------> Backoff --too often--> Fatal     Exited (not to be)
 //! ```
 //!
+//! A service that nobody uses may be put away ([`Place::Dormant`]) until somebody does.
+//!
 //! Each instance of the service has such a place, a [`Replica`]. An upgrade puts a second process
 //! beside it ([`Upgrade::incoming`]); at the cut-over it takes the place, and the old one joins
 //! [`Replica::leaving`]. A [`Rollout`] does that to one replica after the other. Of a service with a
 //! store, which has one replica, at most one process leads; a next leader is told so only when
 //! every earlier one has yielded or is gone.
 
+mod dormant;
 mod health;
 mod replica;
 mod rollout;
@@ -109,6 +112,11 @@ pub enum Place {
         /// Why.
         reason: String,
     },
+    /// Nothing, until somebody wants it: it was idle.
+    Dormant {
+        /// Since when.
+        since: Time,
+    },
 }
 
 /// The replacement of one replica's process.
@@ -187,7 +195,8 @@ impl Replica {
             | Place::Vacant
             | Place::Backoff { .. }
             | Place::Exited { .. }
-            | Place::Fatal { .. } => None,
+            | Place::Fatal { .. }
+            | Place::Dormant { .. } => None,
         }
     }
 
@@ -199,7 +208,8 @@ impl Replica {
             | Place::Vacant
             | Place::Backoff { .. }
             | Place::Exited { .. }
-            | Place::Fatal { .. } => None,
+            | Place::Fatal { .. }
+            | Place::Dormant { .. } => None,
         }
     }
 
@@ -219,7 +229,8 @@ impl Replica {
             | Place::Vacant
             | Place::Backoff { .. }
             | Place::Exited { .. }
-            | Place::Fatal { .. } => None,
+            | Place::Fatal { .. }
+            | Place::Dormant { .. } => None,
         };
         current
             .into_iter()
@@ -252,7 +263,8 @@ impl Replica {
             | Place::Up(_)
             | Place::Vacant
             | Place::Exited { .. }
-            | Place::Fatal { .. } => None,
+            | Place::Fatal { .. }
+            | Place::Dormant { .. } => None,
         };
         self.processes()
             .filter_map(Process::next_deadline)
@@ -378,17 +390,21 @@ impl Service {
             .filter(|(_, replica)| replica.wanted)
             .all(|(at, replica)| match &replica.place {
                 Place::Exited { .. } => self.has_completed(at),
-                Place::Up(_) | Place::Waiting { .. } | Place::Vacant | Place::Backoff { .. } => {
-                    true
-                }
+                Place::Up(_)
+                | Place::Waiting { .. }
+                | Place::Vacant
+                | Place::Backoff { .. }
+                | Place::Dormant { .. } => true,
                 Place::Stopped | Place::Fatal { .. } => false,
             })
     }
 
-    /// Whether those that come after it may start: an instance is on the routes, or its task is
-    /// done.
+    /// Whether those that come after it may start: an instance is on the routes, or comes there when
+    /// it is wanted, or its task is done.
     pub fn is_there(&self) -> bool {
-        self.is_serving() || (0..self.replicas.len()).any(|at| self.has_completed(at))
+        self.is_serving()
+            || self.is_dormant()
+            || (0..self.replicas.len()).any(|at| self.has_completed(at))
     }
 
     /// Whether at least one instance is on the routes.
@@ -478,7 +494,8 @@ impl Service {
                         replica.history.clear();
                         replica.place = Place::Backoff { until: turn.now };
                     }
-                    Place::Up(_) | Place::Vacant => {}
+                    // What sleeps was counted, and is wanted when somebody asks for it.
+                    Place::Up(_) | Place::Vacant | Place::Dormant { .. } => {}
                 }
             }
         }

@@ -80,9 +80,40 @@ pub struct ServiceSpec {
     pub after: BTreeSet<ServiceName>,
     /// Its store, if it has one.
     pub data: Option<DataSpec>,
+    /// Whether it is put away while nobody uses it.
+    pub dormancy: Dormancy,
 }
 
 impl ServiceSpec {
+    /// Why it could not be put away: nobody would notice that it is idle, or that it is wanted again.
+    pub fn never_wakes(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Task => Some("a task ends by itself"),
+            Kind::Native | Kind::Foreign(_) if !self.listen.is_empty() => {
+                Some("it listens on ports of its own, where nobody would answer meanwhile")
+            }
+            Kind::Native if self.provides.is_empty() => {
+                Some("it provides no contract, so nobody could ask for it")
+            }
+            Kind::Foreign(_) if self.sockets.is_empty() => {
+                Some("only who connects to one of its `sockets` could wake it, and it has none")
+            }
+            Kind::Foreign(_) if self.liveness.is_some() => Some("its liveness probe keeps it busy"),
+            Kind::Native | Kind::Foreign(_) => None,
+        }
+    }
+
+    /// How long nobody uses it before it is put away, under a profile that says this; `None` for
+    /// never.
+    pub fn dormant_after(&self, profile: &IdleSpec) -> Option<Duration> {
+        let after = match self.dormancy {
+            Dormancy::AsProfile => profile.dormant_after,
+            Dormancy::Never => None,
+            Dormancy::After(after) => Some(after),
+        };
+        after.filter(|_| self.never_wakes().is_none())
+    }
+
     /// Whether a process that was started by `self` need not be replaced for `new` to hold.
     pub fn runs_as(&self, new: &Self) -> bool {
         let mut same = Self {
@@ -100,6 +131,7 @@ impl ServiceSpec {
             watchdog: self.watchdog,
             expected_exit_codes: self.expected_exit_codes.clone(),
             after: self.after.clone(),
+            dormancy: self.dormancy,
             // Holds from the next start on.
             output: self.output.clone(),
             ..new.clone()
@@ -316,6 +348,27 @@ pub struct DataSpec {
     pub size_max: u64,
 }
 
+/// Whether a service is put away while nobody uses it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dormancy {
+    /// As its profile says, if it could be woken.
+    #[default]
+    AsProfile,
+    /// Not.
+    Never,
+    /// When nobody has used it for this long.
+    After(Duration),
+}
+
+/// What becomes of services of a profile that nobody uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleSpec {
+    /// After this long their processes are ended until somebody wants them; `None` for never.
+    pub dormant_after: Option<Duration>,
+    /// After this long the kernel is asked to take back memory of theirs; `None` for never.
+    pub reclaim_after: Option<Duration>,
+}
+
 /// What a profile gives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileSpec {
@@ -333,6 +386,8 @@ pub struct ProfileSpec {
     pub resources: Resources,
     /// What each of its instances is promised of the host.
     pub place: PlaceSpec,
+    /// What becomes of those that nobody uses.
+    pub idle: IdleSpec,
 }
 
 /// What each instance of a profile is promised.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_contract::id::{ContractId, ServiceName};
-use insula_core::spec::{DataSpec, Kind, Need, Offer, ServiceSpec};
+use insula_core::spec::{DataSpec, Dormancy, Kind, Need, Offer, ServiceSpec};
 use semver::Version;
 
 use super::document::{self, Section, Value};
@@ -99,7 +99,7 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
                 .find("run")?
                 .wrong("a store is written by one process at a time");
         }
-        Some(ServiceSpec {
+        let spec = ServiceSpec {
             name: name?,
             version: version?,
             description: description?,
@@ -129,7 +129,15 @@ pub fn check_manifest(file: &str, text: &str, facts: &Facts<'_>) -> Result<Servi
             requires,
             after: after?,
             data: data?,
-        })
+            dormancy: run.dormancy,
+        };
+        if let (Dormancy::After(_), Some(why)) = (spec.dormancy, spec.never_wakes()) {
+            let text = format!("`dormant-after`: once put away it would stay so: {why}");
+            return root
+                .find("run")?
+                .wrong_but(text, "write `dormant-after = \"never\"`, or leave it out");
+        }
+        Some(spec)
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use insula_core::limits::Resources;
 use insula_core::placement::Policy;
-use insula_core::spec::{Cpus, PlaceSpec, ProfileSpec, Spin};
+use insula_core::spec::{Cpus, IdleSpec, PlaceSpec, ProfileSpec, Spin};
 use thiserror::Error;
 
 use super::document::{self, Section, Value};
@@ -21,6 +21,9 @@ const SHIPPED: &str = include_str!("../../../profiles.toml");
 pub const FALLBACK: &str = "shared";
 /// Shortest delay that others step aside for: a process that sleeps takes so long to wake up.
 const QUEUE_DELAY_MIN: Duration = Duration::from_micros(100);
+/// Shortest time after which a service counts as idle: shorter ones would have it come and go all
+/// the time.
+const IDLE_MIN: Duration = Duration::from_millis(100);
 /// Longest spin: whoever wants more wants `forever`.
 const SPIN_MAX: Duration = Duration::from_secs(1);
 
@@ -152,6 +155,7 @@ fn read_profile(
         queue_delay: None,
         resources: Resources::default(),
         place: PlaceSpec::default(),
+        idle: IdleSpec::default(),
     };
     let default = shipped.unwrap_or(&default);
     let cpus = keys.optional("cpus", default.cpus.clone(), |value| cpus(value, usable));
@@ -169,6 +173,8 @@ fn read_profile(
         value.section(|keys| limits::read(keys, default.resources, Whose::Profile))
     });
     let place = places::place(keys, &default.place, steps_aside);
+    let dormant_after = keys.optional("dormant-after", default.idle.dormant_after, idle_time);
+    let reclaim_after = keys.optional("reclaim-after", default.idle.reclaim_after, idle_time);
     Some(ProfileSpec {
         cpus: cpus?,
         spin: spin?,
@@ -176,6 +182,10 @@ fn read_profile(
         queue_delay: queue_delay?,
         resources: resources?,
         place: place?,
+        idle: IdleSpec {
+            dormant_after: dormant_after?,
+            reclaim_after: reclaim_after?,
+        },
     })
 }
 
@@ -229,6 +239,21 @@ fn queue_delay(value: &Value<'_>) -> Option<Option<Duration>> {
         );
     }
     Some(Some(delay))
+}
+
+/// How long nobody uses something: `None` for "never".
+pub(super) fn idle_time(value: &Value<'_>) -> Option<Option<Duration>> {
+    if value.is("never") {
+        return Some(None);
+    }
+    let after = duration(value)?;
+    if after < IDLE_MIN {
+        return value.wrong_but(
+            format!("shorter than {}", units::duration_text(IDLE_MIN)),
+            "write \"never\" where it is to stay as it is",
+        );
+    }
+    Some(Some(after))
 }
 
 /// A duration as text.
@@ -296,6 +321,7 @@ mod tests {
             queue_delay: None,
             resources: Resources::default(),
             place: PlaceSpec::default(),
+            idle: IdleSpec::default(),
         };
         assert_eq!(profiles.get("mine"), Some(&mine));
         assert_eq!(profiles.get("dense"), shipped.get("dense"));
@@ -319,7 +345,7 @@ p.toml:3:8: profiles.shared.spin: expected a text, found a whole number
 p.toml:4:11: profiles.BIG: a name is lower-case letters, digits and hyphens
 p.toml:5:8: profiles.BIG.cpus: `every` is none of `all`
 p.toml:6:1: profiles.BIG.memori: unknown key
-  hint: known here: cpus, spin, best-effort, queue-delay, limits, cores, whole, smt, share, memory, numa, needs
+  hint: known here: cpus, spin, best-effort, queue-delay, limits, cores, whole, smt, share, memory, numa, needs, dormant-after, reclaim-after
 p.toml:7:8: profiles.BIG.spin: longer than 1s
   hint: write \"forever\" for a service that never parks";
         assert_eq!(problems.to_string(), expected);

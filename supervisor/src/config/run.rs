@@ -8,7 +8,8 @@ use std::time::Duration;
 use insula_core::restart::RestartLimits;
 use insula_core::service::INSTANCES_MAX;
 use insula_core::spec::{
-    HostAccess, HostUser, Kind, Limits, Liveness, Network, OutputSpec, RestartPolicy, ServiceSpec,
+    Dormancy, HostAccess, HostUser, Kind, Limits, Liveness, Network, OutputSpec, RestartPolicy,
+    ServiceSpec,
 };
 use nix::sys::signal::Signal;
 
@@ -53,6 +54,7 @@ pub(super) struct Run {
     pub(super) host: HostAccess,
     pub(super) limits: Limits,
     pub(super) output: OutputSpec,
+    pub(super) dormancy: Dormancy,
 }
 
 impl Run {
@@ -88,6 +90,7 @@ impl Run {
             host: HostAccess::default(),
             limits: Limits::default(),
             output: OutputSpec::default(),
+            dormancy: Dormancy::AsProfile,
         }
     }
 
@@ -117,6 +120,7 @@ impl Run {
             host: spec.host,
             limits: spec.limits,
             output: spec.output,
+            dormancy: spec.dormancy,
         }
     }
 }
@@ -264,6 +268,12 @@ pub(super) fn read(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
     let output = run.optional("output", was.output.clone(), |value| {
         value.section(|keys| super::output::read(keys, was.output))
     });
+    let dormancy = run.optional("dormant-after", was.dormancy, |value| {
+        Some(match super::profiles::idle_time(value)? {
+            Some(after) => Dormancy::After(after),
+            None => Dormancy::Never,
+        })
+    });
     Some(Run {
         command: command?,
         kind: kind?,
@@ -287,6 +297,7 @@ pub(super) fn read(run: &Section<'_>, facts: &Facts<'_>) -> Option<Run> {
         host: host?,
         limits: limits?,
         output: output?,
+        dormancy: dormancy?,
     })
 }
 

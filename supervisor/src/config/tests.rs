@@ -9,7 +9,7 @@ use insula_contract::policy::{
 use insula_core::limits::Resources;
 use insula_core::restart::RestartLimits;
 use insula_core::spec::{
-    DataSpec, HostAccess, Kind, Limits, Liveness, Need, Network, Offer, Principal, Probe,
+    DataSpec, Dormancy, HostAccess, Kind, Limits, Liveness, Need, Network, Offer, Principal, Probe,
     Readiness, RestartPolicy, ServiceSpec,
 };
 use semver::Version;
@@ -75,6 +75,7 @@ fn the_least_manifest_has_safe_defaults() {
         provides: BTreeMap::new(),
         requires: BTreeMap::new(),
         data: None,
+        dormancy: Dormancy::AsProfile,
     };
     assert_eq!(check(LEAST), Ok(expected));
 }
@@ -222,6 +223,7 @@ size-max = "4GiB"
                 },
             },
         )]),
+        dormancy: Dormancy::AsProfile,
         data: Some(DataSpec {
             schema: 4,
             size_max: 4 << 30,

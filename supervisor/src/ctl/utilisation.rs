@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Exit;
 use super::client::{Client, ClientError};
+use crate::driver::Gains;
 use crate::utilisation::Utilisation;
 
 /// What the processes of a profile used over the interval.
@@ -39,6 +40,8 @@ struct Report {
     stops: u64,
     stopped: f64,
     profiles: BTreeMap<String, Row>,
+    /// What idle services gave back, since the daemon began.
+    idle: Gains,
 }
 
 pub(super) async fn run(client: &Client, over: Duration, json: bool) -> Result<Exit, ClientError> {
@@ -90,6 +93,7 @@ fn report(earlier: &Utilisation, later: &Utilisation) -> Report {
         stops: later.stops.count.saturating_sub(earlier.stops.count),
         stopped: share(earlier.stops.total_ns, later.stops.total_ns),
         profiles,
+        idle: later.idle.clone(),
     }
 }
 
@@ -130,6 +134,18 @@ fn text(report: &Report) -> String {
             report.stopped * 100.0
         );
     }
+    let idle = &report.idle;
+    if idle.put_away > 0 || idle.reclaims > 0 {
+        let _ = writeln!(
+            text,
+            "idle services: {} put away ({} times in all), which had {} resident; {} taken back from others in {} goes",
+            idle.away.len(),
+            idle.put_away,
+            mebibytes(idle.away.values().sum()),
+            mebibytes(idle.reclaimed),
+            idle.reclaims,
+        );
+    }
     text
 }
 
@@ -159,6 +175,12 @@ mod tests {
                 },
             )]),
             stops,
+            idle: Gains {
+                put_away: 4,
+                away: BTreeMap::from([("kv".parse().unwrap(), 5 << 20)]),
+                reclaims: 2,
+                reclaimed: 7 << 20,
+            },
         };
         let stops = Stops {
             count: 3,
@@ -174,5 +196,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("3 times, for 10.0 %"), "{text}");
+        let idle = "idle services: 1 put away (4 times in all), which had 5.0 MiB resident; \
+                    7.0 MiB taken back from others in 2 goes";
+        assert!(text.contains(idle), "{text}");
     }
 }

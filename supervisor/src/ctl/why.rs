@@ -69,6 +69,7 @@ fn meaning(state: State) -> &'static str {
         State::Backoff => "its process ended, and another one starts soon",
         State::Exited => "it ended, and is not to be started again",
         State::Fatal => "it was given up",
+        State::Dormant => "nobody used it, so its processes were ended",
     }
 }
 
@@ -88,6 +89,9 @@ fn next(row: &Row) -> String {
             format!("`insulactl logs {name}`; `insulactl restart {name}` replaces it now")
         }
         State::Backoff => format!("`insulactl logs {name}` shows what it wrote before its end"),
+        State::Dormant => {
+            format!("it starts when somebody uses it, or by `insulactl start {name}`")
+        }
         State::Exited | State::Fatal => {
             format!("`insulactl logs {name}`, mend it, then `insulactl start {name}`")
         }

@@ -168,8 +168,7 @@ impl Driver {
                 self.tell_client(client, Answer::Listed(listed), Vec::new());
             }
             Ask::Describe(contract) => {
-                let described = self.describe(client, &contract);
-                self.tell_client(client, Answer::Described(described), Vec::new());
+                return self.describe_soon(client, contract);
             }
         }
         Ok(())
@@ -247,7 +246,7 @@ impl Driver {
                 .is_some_and(|offer| offer.allows(caller))
     }
 
-    fn describe(&self, client: ClientId, contract: &ContractId) -> Described {
+    pub(super) fn describe(&self, client: ClientId, contract: &ContractId) -> Described {
         let refused = |why, reason| Described::Refused { why, reason };
         let Some(line) = self.clients.get(&client) else {
             return refused(WhyNot::Unknown, "this client is gone".to_owned());
@@ -315,7 +314,12 @@ impl Driver {
         }
     }
 
-    fn tell_client(&mut self, client: ClientId, answer: Answer, descriptors: Vec<OwnedFd>) {
+    pub(super) fn tell_client(
+        &mut self,
+        client: ClientId,
+        answer: Answer,
+        descriptors: Vec<OwnedFd>,
+    ) {
         let Some(line) = self.clients.get(&client) else {
             return;
         };

@@ -223,6 +223,7 @@ impl Driver {
         let mut sights = Sights {
             processes: Vec::new(),
             stops: self.aside.stops(),
+            idle: self.idlers.gains.clone(),
         };
         for service in self.core.services().values() {
             for process in service.processes() {
@@ -347,6 +348,7 @@ impl Driver {
                     || (service.goal == Goal::Up && service.is_coming())
             })
         });
+        self.wait_at_sockets();
         self.pages.retain(|(_, consumer), _| *consumer != attempt);
         self.meters.remove(&attempt);
         self.aside.forget(attempt);

@@ -163,6 +163,14 @@ impl Driver {
             }
             self.turn(Event::Suspected { attempt, waited })?;
         }
+        // One that does not need it has nothing to want of it.
+        let needs = |own| {
+            let process = self.process_of(own);
+            process.is_some_and(|(_, spec)| spec.requires.contains_key(contract))
+        };
+        if who.is_none_or(needs) {
+            self.want(contract)?;
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod confine;
 mod execute;
 mod forms;
 mod health;
+mod idle;
 mod install;
 mod limited;
 mod limits;
@@ -57,6 +58,8 @@ use ask::{Ask, ReleaseRow};
 use clients::ClientLine;
 use forms::Forms;
 use health::Suspect;
+pub use idle::Gains;
+use idle::Idlers;
 use processes::ProcessHandle;
 
 /// Why the daemon cannot go on.
@@ -134,6 +137,8 @@ pub struct Driver {
     /// What foreign programs listen on.
     sockets: Sockets,
     clients: BTreeMap<ClientId, ClientLine>,
+    /// Who is idle.
+    idlers: Idlers,
     forms: Forms,
     orders: BTreeMap<RequestId, oneshot::Sender<Result<Done, Refusal>>>,
     next_request: u64,
@@ -192,6 +197,12 @@ pub(crate) enum News {
     Late(Option<Attempt>, ContractId, Duration),
     /// A suspect can be judged: which, and under which suspicion.
     LookDue(Attempt, u64),
+    /// Services that may be idle were looked at.
+    Looked(Box<idle::Looked>),
+    /// So many bytes of memory were taken back from an idle service.
+    Reclaimed(u64),
+    /// A local client has waited long enough for what a service says of itself.
+    DescribeDue(ClientId, ContractId),
     /// An installation ended.
     Installed(Box<install::Outcome>),
 }
@@ -269,6 +280,7 @@ impl Driver {
             lines,
             sockets: Sockets::default(),
             clients: BTreeMap::new(),
+            idlers: Idlers::default(),
             forms: Forms::default(),
             orders: BTreeMap::new(),
             next_request: 0,
@@ -287,6 +299,7 @@ impl Driver {
         driver.take_up(found)?;
         driver.retire_again()?;
         driver.update_at_start()?;
+        driver.watch_idle_anew()?;
         give_back();
         Ok(driver)
     }
@@ -323,7 +336,8 @@ impl Driver {
                 .unit
                 .next()
                 .map(|at| at.saturating_duration_since(Instant::now()));
-            let due = due.into_iter().chain(word).min();
+            let idle = self.idlers.next().map(|at| at.since(now()));
+            let due = due.into_iter().chain(word).chain(idle).min();
             tokio::select! {
                 biased;
                 Some(news) = self.inbox.recv() => self.take_all(news)?,
@@ -333,6 +347,7 @@ impl Driver {
                     if self.core.next_deadline().is_some_and(|at| at <= now()) {
                         self.turn(Event::Ticked)?;
                     }
+                    self.look_at_idlers();
                 }
             }
         };
@@ -506,10 +521,21 @@ impl Driver {
             }
             News::Greeted(event, schemas) => {
                 let event = self.greeted(*event, &schemas);
-                self.turn(event)
+                self.turn(event)?;
+                self.describe_to_who_waits();
+                Ok(())
             }
             News::ClientLeft(client) => self.client_left(client),
             News::Asked(client, ask) => self.asked(client, *ask),
+            News::Looked(looked) => self.looked(&looked),
+            News::Reclaimed(bytes) => {
+                self.idlers.gains.reclaimed(bytes);
+                Ok(())
+            }
+            News::DescribeDue(client, contract) => {
+                self.describe_now(client, &contract);
+                Ok(())
+            }
             News::Installed(outcome) => self.installed(*outcome),
         }
     }
@@ -719,7 +745,7 @@ fn summary(core: &Core, mistakes: usize) -> String {
         .filter(|row| !matches!(row.state, State::Stopped | State::Exited));
     let up = rows
         .iter()
-        .filter(|row| matches!(row.state, State::Ready | State::Degraded));
+        .filter(|row| matches!(row.state, State::Ready | State::Degraded | State::Dormant));
     let how = format!("{} of {} ready", up.count(), wanted.count());
     match mistakes {
         0 => how,

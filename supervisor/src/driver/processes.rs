@@ -289,6 +289,10 @@ impl Driver {
             handle.tasks.push(self.await_line(attempt, line));
         }
         self.processes.insert(attempt, handle);
+        self.idlers.began(&instance.service);
+        if step.is_none() {
+            self.watch_idle(&instance.service);
+        }
         self.let_yield(attempt, &profile);
         self.to_keep.push(attempt);
         self.launched.push((attempt, identity));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use insula_contract::id::ServiceName;
 use insula_core::event::{Done, Event, Order, Refusal, RequestId};
 use insula_core::service::Goal;
-use insula_core::spec::ServiceSpec;
+use insula_core::spec::{IdleSpec, ServiceSpec};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -153,6 +153,7 @@ impl Driver {
                 updated.pending.insert(index, answer);
             }
         }
+        self.watch_idle_anew()?;
         Ok(updated)
     }
 
@@ -418,7 +419,13 @@ impl Driver {
 
 /// Whether a profile is another one than before.
 fn differ(before: &Profiles, after: &Profiles, name: &str) -> bool {
-    before.get(name) != after.get(name)
+    // What becomes of an idle service is not its processes' affair.
+    let of = |profiles: &Profiles| {
+        let mut spec = profiles.get(name)?.clone();
+        spec.idle = IdleSpec::default();
+        Some(spec)
+    };
+    of(before) != of(after)
 }
 
 /// The keys of a spec whose values are not the same.

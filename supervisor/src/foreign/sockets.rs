@@ -97,6 +97,21 @@ impl Sockets {
         }
     }
 
+    /// The services that have sockets here.
+    pub fn owners(&self) -> impl Iterator<Item = &ServiceName> {
+        self.held.keys()
+    }
+
+    /// Further descriptors of a service's sockets.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn copies(&self, service: &ServiceName) -> io::Result<Vec<OwnedFd>> {
+        let held = self.held.get(service).into_iter().flatten();
+        held.map(|(_, held)| Ok(held.socket.try_clone()?.into()))
+            .collect()
+    }
+
     /// Closes the sockets of the services that are not among these.
     pub fn keep(&mut self, is_kept: impl Fn(&ServiceName) -> bool) {
         self.held.retain(|service, _| is_kept(service));

@@ -214,6 +214,12 @@ impl Peers {
         })
     }
 
+    /// Whether somebody sleeps until he is wanted.
+    pub(super) fn any_asleep(&self) -> bool {
+        let mut states = self.list.iter().map(|peer| peer.target.state);
+        states.any(|state| state == RouteState::Dormant)
+    }
+
     /// Whether somebody serves and is connected to.
     pub(super) fn any_ready(&self) -> bool {
         self.list.iter().any(Peer::is_ready)

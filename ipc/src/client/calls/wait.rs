@@ -200,6 +200,9 @@ impl Calls {
             provider_until_ns,
             ..
         } = call.spec;
+        if matches!(call.stage, Stage::Kept { .. }) && state.peers.any_asleep() {
+            self.place.edge.want(state.seen, begun_ns, now);
+        }
         if now >= late_ns(begun_ns, deadline_ns) {
             let waits = match &call.stage {
                 Stage::Sent { .. } => !call.look(&mut state.peers),

@@ -54,7 +54,8 @@ impl Core {
             | Place::Waiting { .. }
             | Place::Up(_)
             | Place::Vacant
-            | Place::Backoff { .. } => None,
+            | Place::Backoff { .. }
+            | Place::Dormant { .. } => None,
         });
         // One that may still come is hope.
         let state = states.collect::<Option<Vec<_>>>()?.first().copied()?;

@@ -117,7 +117,7 @@ impl Core {
                 }
                 Record::Scale { service, instances } => {
                     if let Some(service) = self.services.get_mut(&service) {
-                        service.scale = Some(instances);
+                        service.scale = (instances > 0).then_some(instances);
                     }
                 }
                 Record::Epoch { service, epoch } => {
@@ -183,6 +183,7 @@ impl Core {
         }
         for service in self.services.values_mut() {
             service.fit_replicas(&mut turn);
+            service.wake_in_part(&mut turn);
         }
         for service in self.services.values_mut() {
             service.publish_restored(&mut turn);

@@ -320,6 +320,10 @@ impl Service {
             self.publish_left(turn, at, process.slot, drained, false);
             return;
         }
+        if process.sleeps {
+            self.fall_asleep(turn, at, process.slot, drained);
+            return;
+        }
         if process.dismissed {
             // It was stopped to be started again.
             self.replicas[at].place = Place::Backoff { until: turn.now };
@@ -451,6 +455,12 @@ impl Service {
             Place::Waiting { .. } | Place::Vacant | Place::Backoff { .. } => {
                 self.replicas[at].place = Place::Stopped;
                 self.publish_down(turn, at);
+            }
+            Place::Dormant { .. } => {
+                self.stir(turn, at);
+                self.replicas[at].place = Place::Stopped;
+                self.publish_down(turn, at);
+                turn.dirty.insert(self.name.clone());
             }
             // What failed stays told.
             Place::Stopped | Place::Exited { .. } | Place::Fatal { .. } => {}

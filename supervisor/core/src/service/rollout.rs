@@ -125,7 +125,11 @@ impl Service {
             return;
         }
         match &self.replicas[at].place {
-            Place::Up(_) => self.send_away(turn, at),
+            Place::Up(_) => {
+                self.rouse(turn, at);
+                self.send_away(turn, at);
+            }
+            Place::Dormant { .. } => self.rouse(turn, at),
             Place::Stopped
             | Place::Waiting { .. }
             | Place::Backoff { .. }

@@ -2,7 +2,8 @@
 //!
 //! A process that serves is a target, and so is one that leaves, held, until it owes no answer:
 //! new requests go elsewhere, and those that lie there are answered. Where a replica has nobody
-//! and soon will, a target without an attempt holds the requests that find no other.
+//! and soon will, a target without an attempt holds the requests that find no other; where it sleeps,
+//! that target says so, and who holds a request there tells the supervisor.
 
 use insula_contract::id::{Attempt, ContractId};
 use insula_contract::route::{RouteState, TARGETS, Target};
@@ -41,13 +42,13 @@ fn nobody(slot: u8, at: usize) -> Target {
 }
 
 impl Service {
-    /// Whether requests for one of its contracts are served now.
+    /// Whether requests for one of its contracts are served now, or would be as soon as there is one.
     pub fn is_served(&self, contract: &ContractId) -> bool {
         self.routes.get(contract).is_some_and(|route| {
             route
                 .targets
                 .iter()
-                .any(|target| target.state == RouteState::Serve)
+                .any(|target| matches!(target.state, RouteState::Serve | RouteState::Dormant))
         })
     }
 
@@ -148,12 +149,48 @@ impl Service {
         // Nobody waits for what was given up.
         let comes = |at: &usize| {
             let replica = &self.replicas[*at];
-            let rests = matches!(replica.place, Place::Exited { .. } | Place::Fatal { .. });
+            let rests = matches!(
+                replica.place,
+                Place::Exited { .. } | Place::Fatal { .. } | Place::Dormant { .. }
+            );
             replica.current().is_none() && !rests && self.is_wanted_up(*at)
         };
         let waiting = (0..self.replicas.len()).find(comes);
         if let (Some(at), Some(slot)) = (waiting, self.free_slot(None)) {
             self.replicas[at].holds = Some(slot);
+            self.publish(turn, slot, nobody(slot, at), None);
+        }
+        for at in 0..self.replicas.len() {
+            if matches!(self.replicas[at].place, Place::Dormant { .. })
+                && let Some(slot) = self.free_slot(None)
+            {
+                self.publish_dormant(turn, at, slot, None);
+            }
+        }
+    }
+
+    /// A replica's process is gone, and the next one comes when somebody wants it.
+    pub(super) fn publish_dormant(
+        &mut self,
+        turn: &mut Turn,
+        at: usize,
+        slot: u8,
+        drained: Option<Attempt>,
+    ) {
+        let holds = *self.replicas[at].holds.get_or_insert(slot);
+        if holds != slot {
+            self.publish(turn, slot, Target::NONE, drained);
+        }
+        let target = Target {
+            state: RouteState::Dormant,
+            ..nobody(holds, at)
+        };
+        self.publish(turn, holds, target, drained.filter(|_| holds == slot));
+    }
+
+    /// A dormant replica's next process comes.
+    pub(super) fn publish_awaited(&mut self, turn: &mut Turn, at: usize) {
+        if let Some(slot) = self.replicas[at].holds {
             self.publish(turn, slot, nobody(slot, at), None);
         }
     }

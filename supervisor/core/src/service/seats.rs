@@ -84,7 +84,7 @@ impl Service {
             return false;
         };
         match &replica.place {
-            Place::Backoff { .. } | Place::Vacant => true,
+            Place::Backoff { .. } | Place::Vacant | Place::Dormant { .. } => true,
             Place::Up(_)
             | Place::Stopped
             | Place::Waiting { .. }
@@ -133,7 +133,8 @@ impl Service {
             | Place::Vacant
             | Place::Backoff { .. }
             | Place::Exited { .. }
-            | Place::Fatal { .. } => false,
+            | Place::Fatal { .. }
+            | Place::Dormant { .. } => false,
         }
     }
 

@@ -62,7 +62,8 @@ impl Service {
             | Place::Vacant
             | Place::Backoff { .. }
             | Place::Exited { .. }
-            | Place::Fatal { .. } => {
+            | Place::Fatal { .. }
+            | Place::Dormant { .. } => {
                 let text = "there was no room for its next process";
                 self.end_upgrade(turn, at, RefusalKind::Busy, text);
             }
@@ -100,8 +101,10 @@ impl Service {
 
     /// Takes up that a place was left empty for good.
     pub(crate) fn restore_rest(&mut self, at: usize, rest: Rest) {
+        let goal = self.goal;
         if let Some(replica) = self.replicas.get_mut(at)
             && replica.place == Place::Stopped
+            && (goal == Goal::Up || !matches!(rest, Rest::Dormant(_)))
         {
             replica.place = at_rest(rest);
             replica.rested = true;
@@ -123,5 +126,6 @@ fn at_rest(rest: Rest) -> Place {
     match rest {
         Rest::Exited(outcome) => Place::Exited { outcome },
         Rest::Fatal(reason) => Place::Fatal { reason },
+        Rest::Dormant(since) => Place::Dormant { since },
     }
 }

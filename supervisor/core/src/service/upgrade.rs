@@ -198,7 +198,8 @@ impl Service {
             | Place::Waiting { .. }
             | Place::Backoff { .. }
             | Place::Exited { .. }
-            | Place::Fatal { .. } => {}
+            | Place::Fatal { .. }
+            | Place::Dormant { .. } => {}
         }
     }
 }

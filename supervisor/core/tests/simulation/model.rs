@@ -10,7 +10,7 @@ use std::time::Duration;
 use insula_contract::id::{Attempt, ContractId, Epoch, Instance, ServiceName};
 use insula_contract::line::ToService;
 use insula_contract::route::{RouteState, Target};
-use insula_core::event::{Action, Event, Message, Order, Record};
+use insula_core::event::{Action, Event, Message, Order, Record, Rest};
 use insula_core::process::Outcome;
 use insula_core::restart::RestartLimits;
 use insula_core::spec::{Kind, RestartPolicy, ServiceSpec};
@@ -49,6 +49,10 @@ pub(crate) struct Model {
     ending: bool,
     /// Instances that are down for good, until somebody meddles.
     rested: BTreeSet<Instance>,
+    /// Instances that are put away, until somebody wants them.
+    dormant: BTreeSet<Instance>,
+    /// Of which it was recorded in this turn that they are so no more.
+    stirred: BTreeSet<Instance>,
 }
 
 /// What the model has to know of the world beside events and actions.
@@ -136,6 +140,21 @@ impl Model {
                     self.meddled.insert(service, facts.now);
                 }
             }
+            Some(Event::Idle { attempts, .. }) => {
+                let told = |attempt: Attempt| {
+                    actions.iter().any(|action| match action {
+                        Action::Say {
+                            attempt: to,
+                            message: Message::Plain(ToService::Drain),
+                        }
+                        | Action::Stop { attempt: to } => *to == attempt,
+                        _ => false,
+                    })
+                };
+                for life in &mut self.lives {
+                    life.excused |= attempts.contains(&life.attempt) && told(life.attempt);
+                }
+            }
             Some(Event::Drained { attempt } | Event::Yielded { attempt, .. }) => {
                 for life in &mut self.lives {
                     life.owes_nothing |= life.attempt == *attempt;
@@ -177,6 +196,14 @@ impl Model {
             }
         }
         self.note_tasks(facts);
+        let stirred = records.iter().filter_map(|record| match record {
+            Record::Rested {
+                instance,
+                rest: None,
+            } => Some(instance.clone()),
+            _ => None,
+        });
+        self.stirred = stirred.collect();
         let served: BTreeSet<_> = served_before.union(&self.served(facts)).cloned().collect();
         for action in actions {
             if let Some(wrong) = self.act(facts, action, &served) {
@@ -185,6 +212,12 @@ impl Model {
         }
         for record in records {
             match record {
+                Record::Rested {
+                    instance,
+                    rest: Some(Rest::Dormant(_)),
+                } => {
+                    self.dormant.insert(instance.clone());
+                }
                 Record::Rested {
                     instance,
                     rest: Some(_),
@@ -196,6 +229,19 @@ impl Model {
                     rest: None,
                 } => {
                     self.rested.remove(instance);
+                    // The daemon died on the way: all of a service sleep, or none does.
+                    let others = self.lives.iter().any(|life| {
+                        life.instance.service == instance.service && life.ended.is_none()
+                    });
+                    let asked = self.ending
+                        || (event.is_none() && others)
+                        || match event {
+                            Some(Event::Wanted { service }) => *service == instance.service,
+                            _ => service == Some(&instance.service),
+                        };
+                    if self.dormant.remove(instance) && !asked {
+                        return Some(format!("{instance} sleeps, and nobody wants it"));
+                    }
                 }
                 _ => {}
             }
@@ -226,9 +272,9 @@ impl Model {
     /// The contracts that are served now.
     fn served(&self, facts: &Facts<'_>) -> BTreeSet<ContractId> {
         let serves = |route: u32| {
-            self.targets
-                .iter()
-                .any(|((of, _), target)| *of == route && target.state == RouteState::Serve)
+            self.targets.iter().any(|((of, _), target)| {
+                *of == route && matches!(target.state, RouteState::Serve | RouteState::Dormant)
+            })
         };
         facts
             .routes
@@ -315,6 +361,9 @@ impl Model {
             Duration::from_nanos(facts.now - meddled) > ROLLOUT || meddled <= self.daemon;
         if self.rested.contains(instance) && long_ago {
             return Some(format!("{instance} is down for good, and launched"));
+        }
+        if self.dormant.contains(instance) && !self.stirred.contains(instance) {
+            return Some(format!("{instance} sleeps, and is launched"));
         }
         let continues = before.as_ref().is_some_and(|life| life.step);
         if beside || continues {

@@ -1,6 +1,7 @@
 //! The fake world: processes that obey late, never, or wrongly.
 
 mod daemon;
+mod dormant;
 mod host;
 mod kernel;
 mod run;
@@ -9,7 +10,7 @@ mod specs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use insula_contract::id::{Attempt, EdgeId, Epoch};
+use insula_contract::id::{Attempt, EdgeId, Epoch, ServiceName};
 use insula_contract::route::Target;
 use insula_core::core::{Core, Settings};
 use insula_core::event::{Event, Notice, Order, Record, RequestId};
@@ -76,6 +77,8 @@ pub(crate) struct World {
     model: Model,
     /// Whether each turn is printed.
     traced: bool,
+    /// Services for which somebody holds a request.
+    wanted: BTreeSet<ServiceName>,
     /// Processes that a daemon that just began must leave alone.
     undisturbed: BTreeSet<Attempt>,
 }
@@ -114,6 +117,7 @@ impl World {
             retiring: false,
             model: Model::default(),
             traced: std::env::var_os("INSULA_SIM_TRACE").is_some(),
+            wanted: BTreeSet::new(),
             undisturbed: BTreeSet::new(),
         };
         for spec in releases {
@@ -247,6 +251,7 @@ impl World {
             self.fail(&format!("{violation}\nafter {shown}"));
         }
         self.check_cores(shown);
+        self.tell_wishes();
         let mut writers = BTreeMap::<&str, u32>::new();
         for fake in self
             .fakes

@@ -26,6 +26,7 @@ fn profile(cores: u32, share: u64) -> ProfileSpec {
             share,
             ..PlaceSpec::default()
         },
+        idle: Default::default(),
     }
 }
 

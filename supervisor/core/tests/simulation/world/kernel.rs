@@ -307,6 +307,13 @@ impl World {
         let Some(service) = self.core.service_of(attempt).filter(|_| self.shutting_down) else {
             return;
         };
+        // One that nobody used was on its way before.
+        if service
+            .processes()
+            .any(|p| p.attempt == attempt && p.sleeps)
+        {
+            return;
+        }
         let users: &[&str] = match service.name.as_str() {
             "task" => &["middle", "guest"],
             "store" => &["middle", "front", "guest"],

@@ -149,6 +149,7 @@ impl World {
                     self.turn(Event::ClientLeft { client });
                 }
                 6 if self.random(4) == 0 => self.configure(),
+                9 => self.use_or_not(),
                 // The host slept.
                 8 if self.random(60) == 0 => self.now += self.random(7_200) * 1_000_000_000,
                 7 if self.random(8) == 0 => self.retire_or_install(),
@@ -230,6 +231,8 @@ impl World {
                 self.fail("the guest does not go");
             }
         }
+        // A launch that fails is told by then, and what it left down is started below.
+        self.run_for(Duration::from_millis(10));
         for name in NAMES {
             self.order(name, Order::Start);
         }
@@ -248,7 +251,11 @@ impl World {
                 let excused = match &replica.place {
                     Place::Fatal { .. } | Place::Waiting { .. } => true,
                     Place::Exited { .. } => stays,
-                    Place::Stopped | Place::Up(_) | Place::Vacant | Place::Backoff { .. } => false,
+                    Place::Stopped
+                    | Place::Up(_)
+                    | Place::Vacant
+                    | Place::Backoff { .. }
+                    | Place::Dormant { .. } => false,
                 };
                 let done = service.name.as_str() == "task" && service.is_ready();
                 if service.goal == Goal::Up && !replica.is_ready() && !excused && !done {
@@ -278,6 +285,7 @@ impl World {
         if !self.core.services()[&store].is_ready() {
             self.fail("the store does not come up");
         }
+        self.sleep_and_wake();
         let known: BTreeSet<Attempt> = self
             .core
             .services()
@@ -293,6 +301,11 @@ impl World {
 
     /// Ends everything: users before what they use, and nothing stays.
     pub(crate) fn run_to_the_end(&mut self) {
+        // Some end while they sleep, or are about to.
+        if self.random(2) == 0 {
+            self.put_away("store", &BTreeSet::new());
+            self.put_away("front", &BTreeSet::new());
+        }
         self.shutting_down = true;
         let request = RequestId(self.next_request);
         self.next_request += 1;

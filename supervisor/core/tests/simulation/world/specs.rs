@@ -106,5 +106,6 @@ pub(super) fn spec(
             schema: 1,
             size_max: 1,
         }),
+        dormancy: Default::default(),
     }
 }
