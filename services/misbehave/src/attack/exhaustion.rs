@@ -1,7 +1,7 @@
 //! What a host has only so much of.
 //!
 //! The manifest that these are tried with says `processes = 64`, `open-files = 256` and
-//! `file-size = "1MiB"`; where the host can, also `memory-max = "64MiB"`, `cpu-max = "100%"`,
+//! `file-size = "1MiB"`; where the host can, also `memory-max = "64MiB"`, `cpu-max = "50%"`,
 //! `data-max = "8MiB"` and `data-files-max = 500`. Not here: output and channels, which are limited
 //! where they are made.
 
@@ -33,7 +33,10 @@ const SPACE: u32 = 24;
 const FILES: u32 = 1000;
 /// That each want a processor for themselves.
 const THREADS: usize = 4;
-const BUSY: Duration = Duration::from_secs(3);
+/// Long enough that what an emulated processor is given too much while it stands still is taken back.
+const BUSY: Duration = Duration::from_secs(6);
+/// Hundredths of a processor: five times the limit, and well below what the threads get without one.
+const SHARE: u128 = 250;
 
 pub(super) const ATTACKS: &[Attack] = &[
     Attack {
@@ -143,7 +146,7 @@ pub(super) const OF_PROCESSORS: &[Attack] = &[Attack {
         let used = usage.user_time() + usage.system_time();
         let micros = u128::try_from(used.num_microseconds()).unwrap_or(0);
         let share = micros * 100 / begun.elapsed().as_micros().max(1);
-        if share > 150 {
+        if share > SHARE {
             Ok(format!("{share} % of a processor"))
         } else {
             Err(io::Error::other(format!("got {share} % of a processor")))

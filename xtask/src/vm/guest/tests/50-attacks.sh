@@ -122,7 +122,7 @@ insulactl update
 
 limits=(memory processors data)
 held='memory-max = "64MiB"
-cpu-max = "100%"
+cpu-max = "50%"
 data-max = "8MiB"
 data-files-max = 500'
 start_pair
