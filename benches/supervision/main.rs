@@ -6,6 +6,7 @@
 //! ran (see `payload.rs`). README.md says what is timed between which two points.
 
 mod contestants;
+mod density;
 mod measure;
 mod process;
 mod stamps;
@@ -26,8 +27,8 @@ usage: cargo bench -p insula-benches --bench supervision -- [OPTION]...
   --count N      so many services; repeatable; 100 and 1000 unless given
   --rounds N     how often all take turns, 3 unless given
   --idle SECONDS how long wake-ups are counted, 20 unless given
-  --only NAME    floor, insula, bare (insulad without walls), supervisord, runit, s6, storm;
-                 repeatable
+  --only NAME    floor, insula, bare (insulad without walls), supervisord, runit, s6; storm,
+                 density (with as many services as the largest count); repeatable
   --programs DIR insulad, insulactl and echo of another build, which are not built then
   --quick        one round, 100 services, 3 s idle
   --install      install the packages of the peers that lack (root, apt-get)";
@@ -158,7 +159,9 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     }
     let payload = stamps::build_payload(&disk.0)?;
     let mut results = Results::default();
-    for count in &arguments.counts {
+    let alone = |name: &str| !arguments.only.is_empty() && arguments.only.iter().all(|o| o == name);
+    let compared = !alone("storm") && !alone("density");
+    for count in arguments.counts.iter().filter(|_| compared) {
         let task = Task {
             count: *count,
             payload: payload.clone(),
@@ -167,7 +170,24 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         };
         compare(arguments, &programs, &disk.0, &task, &mut results)?;
     }
-    tables::print(&results, &arguments.counts);
+    if compared {
+        tables::print(&results, &arguments.counts);
+    }
+    if let Some(count) = arguments.counts.iter().max()
+        && arguments.wants("density")
+    {
+        let task = Task {
+            count: *count,
+            payload: payload.clone(),
+            stamps: stamps::Stamps::create(*count).map_err(|error| error.to_string())?,
+            scratch: scratch.0.join("density"),
+        };
+        let idle = std::time::Duration::from_secs(arguments.idle);
+        // By itself it is beside all others.
+        let wants = |name: &str| alone("density") || arguments.wants(name);
+        let found = density::run(&programs, &disk.0, &task, idle, wants)?;
+        tables::print_density(&found, *count);
+    }
     if arguments.wants("storm") {
         let storm = storm::run(&programs, &disk.0, &payload)?;
         tables::print_storm(&storm);

@@ -109,15 +109,49 @@ fn stat(pid: i32) -> Option<(String, Vec<String>)> {
     Some((name, fields.split_whitespace().map(str::to_owned).collect()))
 }
 
+/// What processes have in memory, in bytes, added up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// Each page divided among those that have it.
+    pub(crate) proportional: u64,
+    /// Pages that nobody else has.
+    pub(crate) own: u64,
+}
+
+/// What these processes have in memory.
+pub(crate) fn sets(pids: &[i32]) -> Memory {
+    let mut all = Memory::default();
+    for pid in pids {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+        let rollup = rollup.unwrap_or_default();
+        let of = |what: &str| -> u64 {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(what));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            number.unwrap_or(0) * 1024
+        };
+        all.proportional += of("Pss:");
+        all.own += of("Private_Clean:") + of("Private_Dirty:");
+    }
+    all
+}
+
 /// Proportional set sizes of processes in bytes, added up.
 pub(crate) fn memory(pids: &[i32]) -> u64 {
-    let of = |pid: &i32| -> Option<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-        Some(kibibytes * 1024)
+    sets(pids).proportional
+}
+
+/// The time that the threads of these processes were on a core.
+pub(crate) fn used(pids: &[i32]) -> Duration {
+    let of_thread = |path: std::path::PathBuf| -> Option<u64> {
+        let text = fs::read_to_string(path.join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
     };
-    pids.iter().filter_map(of).sum()
+    let of = |pid: &i32| -> u64 {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        let threads = threads.into_iter().flatten().flatten();
+        threads.filter_map(|thread| of_thread(thread.path())).sum()
+    };
+    Duration::from_nanos(pids.iter().map(of).sum())
 }
 
 /// How often the threads of these processes were put on a core after having waited.

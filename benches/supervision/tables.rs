@@ -1,5 +1,6 @@
 //! The figures as Markdown, to be pasted into README.md.
 
+use crate::density::Dense;
 use crate::measure::{Figure, Results, median};
 use crate::storm::Weather;
 
@@ -210,5 +211,35 @@ pub(crate) fn print_storm(rounds: &[(Weather, Weather)]) {
          | `supervision` | p99 {}x, daemon {} % |",
         shown(&ratios, 2),
         shown(&daemon, 1)
+    );
+}
+
+pub(crate) fn print_density(found: &[Dense], count: usize) {
+    println!("\n{count} services each; memory in KiB for a service:\n");
+    println!(
+        "| | start ms | proportional | own | supervisor | of the host | idle, of a core | wake-ups/s |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    let each = |bytes: u64| bytes as f64 / 1024.0 / count as f64;
+    for dense in found {
+        println!(
+            "| {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.0} | {:.2} % | {:.1} |",
+            dense.name,
+            dense.start,
+            each(dense.services.proportional),
+            each(dense.services.own),
+            each(dense.supervisor.proportional),
+            each(dense.host),
+            dense.idle * 100.0,
+            dense.wake_ups
+        );
+    }
+    let Some(native) = found.first() else { return };
+    println!("\nRow for the table of claims:\n");
+    println!(
+        "| {count} small real services | each under 1 MB proportional, idle under 2 % of a core | \
+         `supervision` | {:.2} MB, {:.2} % |",
+        each(native.services.proportional + native.supervisor.proportional) * 1024.0 / 1e6,
+        native.idle * 100.0
     );
 }
