@@ -35,12 +35,12 @@ pub(crate) struct Weather {
     pub(crate) starts: u32,
 }
 
-/// Calm and storm in turns.
+/// Calm, the time from the order to start all of them, and the time after it, in turns.
 pub(crate) fn run(
     programs: &Path,
     disk: &Path,
     payload: &Path,
-) -> Result<Vec<(Weather, Weather)>, String> {
+) -> Result<Vec<[Weather; 3]>, String> {
     let stamps = Stamps::create(CRASHING).map_err(|error| error.to_string())?;
     let root = disk.join("storm");
     let mut insula = Insula::new(programs, root.clone(), true)?;
@@ -63,9 +63,10 @@ pub(crate) fn run(
     for round in 0..ROUNDS {
         eprintln!("storm: round {}", round + 1);
         let calm = weather(&client, daemon, &stamps, || Ok(()))?;
-        let storm = weather(&client, daemon, &stamps, || order("start"))?;
+        let outbreak = weather(&client, daemon, &stamps, || order("start"))?;
+        let storm = weather(&client, daemon, &stamps, || Ok(()))?;
         order("stop")?;
-        rounds.push((calm, storm));
+        rounds.push([calm, outbreak, storm]);
     }
     Ok(rounds)
 }

@@ -29,7 +29,7 @@ const ASKS_MAX: usize = 1024;
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 /// How often the lock is tried meanwhile.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
-/// Descriptors that the daemon asks for: a service takes four, an edge some more.
+/// Descriptors that the daemon asks for: a service takes three or four, an edge some more.
 const DESCRIPTORS: u64 = 1 << 20;
 
 /// Runs the daemon.

@@ -151,6 +151,9 @@ fn reuse() -> BitFlags<AccessFs> {
     make_bitflags!(AccessFs::{ReadFile | WriteFile})
 }
 
+/// As many rulesets are kept: each is a descriptor, of which a host may give few.
+const BUILT_MAX: usize = 1024;
+
 /// The rulesets of earlier launches, by owner: a wall is the same for each process of a service, and
 /// building it costs more than to look whether it is still of the same files.
 #[derive(Debug, Default)]
@@ -211,6 +214,9 @@ impl Rulesets {
                 files,
                 system: kept.state,
             };
+            if !self.built.contains_key(owner) && self.built.len() >= BUILT_MAX {
+                self.built.pop_first();
+            }
             self.built.insert(owner.to_owned(), built);
         }
         Ok(self.built[owner].ruleset.as_fd())
