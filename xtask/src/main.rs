@@ -68,7 +68,7 @@ enum Command {
     /// Breaks the supervisor's core in one place after the other, and sees its tests go red.
     Mutate {
         /// Events that the simulation tries on each.
-        #[arg(long, default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(3_000..=100_000_000))]
+        #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(3_000..=100_000_000))]
         steps: u64,
         /// Only those with this in their description; may be given several times.
         #[arg(long, value_name = "TEXT")]

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 /// The processor time, in seconds, that each process of cargo's may use.
-const CPU_MAX: &str = "--cpu=300";
+const CPU_MAX: &str = "--cpu=120";
 
 /// A mistake that somebody could make.
 struct Mutation {
@@ -43,6 +43,18 @@ const MUTATIONS: &[Mutation] = &[
         "restart.rs",
         "if now.since(launched) >= limits.stable {",
         "if now.since(launched) > limits.stable * 1_000_000 {",
+    ),
+    of(
+        "who waits for his turn no more keeps it",
+        "core.rs",
+        "            turn.pace.note(service, turn.now);\n",
+        "",
+    ),
+    of(
+        "a turn is had twice",
+        "pace.rs",
+        "                self.next = self.next.max(turn + 1);\n",
+        "",
     ),
     of(
         "there is no back-off",
@@ -221,6 +233,10 @@ fn test(tree: &Path, target: &Path, steps: u64) -> Result<Said, String> {
             .args(arguments)
             .current_dir(tree)
             .env("CARGO_TARGET_DIR", target)
+            // Built often and run once.
+            .env("CARGO_INCREMENTAL", "1")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
             .env("INSULA_SIM_STEPS", steps.to_string())
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())

@@ -16,9 +16,9 @@ use crate::edges::Edges;
 use crate::event::{
     Action, ClientId, Consumer, Done, Event, Order, Record, Refusal, RefusalKind, RequestId,
 };
+use crate::pace::Pace;
 use crate::placement::Placement;
 use crate::process::Said;
-use crate::restart::Turns;
 use crate::seats::Seats;
 use crate::service::{Place, Service};
 use crate::spec::{ProfileSpec, ServiceSpec};
@@ -75,7 +75,7 @@ pub struct Core {
     /// The host, and who sits where.
     seats: Seats,
     /// Of services whose starts do not help.
-    turns: Turns,
+    pace: Pace,
 }
 
 impl Core {
@@ -103,7 +103,7 @@ impl Core {
             ended: false,
             uids: BTreeMap::new(),
             seats: Seats::default(),
-            turns: Turns::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -115,6 +115,7 @@ impl Core {
         profiles: BTreeMap<String, ProfileSpec>,
         fallback: &str,
     ) -> Self {
+        self.pace = Pace::on(host.topology().allowed().len());
         self.seats = Seats::new(host, profiles, fallback);
         self
     }
@@ -122,6 +123,10 @@ impl Core {
     /// Takes other profiles; who sits stays, and is asked again at his next start.
     pub fn set_profiles(&mut self, profiles: BTreeMap<String, ProfileSpec>) {
         self.seats.set_profiles(profiles);
+    }
+
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Who sits where.
@@ -405,6 +410,7 @@ impl Core {
             };
             service.release_seats(&mut turn.seats);
             self.agenda.note(service);
+            turn.pace.note(service, turn.now);
             if service.retired && service.processes().next().is_none() {
                 service.leave_seats(&mut turn.seats);
                 if service.scale.is_some() {
@@ -416,6 +422,7 @@ impl Core {
                 }
                 self.services.remove(&name);
                 self.agenda.forget(&name);
+                turn.pace.forget(&name, turn.now);
                 turn.dirty.remove(&name);
             }
         }
@@ -426,7 +433,7 @@ impl Core {
             now,
             ids: self.ids.clone(),
             seats: std::mem::take(&mut self.seats),
-            turns: std::mem::take(&mut self.turns),
+            pace: std::mem::take(&mut self.pace),
             records: Vec::new(),
             actions: Vec::new(),
             launches: Vec::new(),
@@ -617,7 +624,7 @@ impl Core {
         }
         self.ids = turn.ids;
         self.seats = turn.seats;
-        self.turns = turn.turns;
+        self.pace = turn.pace;
         Decision {
             records: turn.records,
             actions: turn.actions,

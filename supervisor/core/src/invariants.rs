@@ -39,6 +39,7 @@ pub fn violations(core: &Core) -> Vec<String> {
             }
         }
     }
+    found.extend(core.pace().violations(core.services()));
     found
 }
 

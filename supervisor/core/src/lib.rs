@@ -13,7 +13,7 @@
 //! - [`health`]: probes, watchdogs, and suspicions of what is on its routes;
 //! - [`aside`]: when best-effort work is stopped for others;
 //! - [`seats`]: which instance has which place, for how long, and who is told;
-//! - [`restart`]: back-off and restart intensity;
+//! - [`restart`]: back-off and restart intensity; `pace`: turns of all that fail in a row;
 //! - [`core`]: the whole; [`invariants`]: what must hold after every turn;
 //! - [`placement`]: who gets which cores and which memory, and why not;
 //! - [`report`]: what `status` shows.
@@ -27,6 +27,7 @@ pub mod health;
 pub mod invariants;
 pub mod limits;
 mod orders;
+mod pace;
 pub mod placement;
 pub mod process;
 pub mod report;

@@ -5,10 +5,9 @@
 //! number of ends within the window is a crash loop, ready in between or not; one that ends some
 //! times in a row without ever being ready is left down earlier.
 //!
-//! From the third on, the starts of all that fail in a row have turns of their own, ten a second
-//! on the whole host: many that fail together take no more from those that work than one does.
+//! From the third on, the starts of all that fail in a row have turns on the host (see `pace`).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -114,33 +113,17 @@ impl RestartHistory {
         self.in_a_row > 2
     }
 
+    /// The next start is put off for this time, though it was due: the window does not move on
+    /// meanwhile, so that a crash loop is one however many there are at once.
+    pub fn held_back(&mut self, time: Duration) {
+        for end in &mut self.ends {
+            *end = *end + time;
+        }
+    }
+
     /// Forgets all of it: a person started the service anew.
     pub fn clear(&mut self) {
         *self = Self::default();
-    }
-}
-
-/// The turns of those whose starts do not help.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Turns {
-    /// Those that are taken, counted from the beginning of time.
-    taken: BTreeSet<u64>,
-}
-
-impl Turns {
-    /// From one turn to the next, in nanoseconds.
-    const APART: u64 = 100_000_000;
-
-    /// Takes the first turn that is free when one is due, and tells when it is; it is over by
-    /// itself, whether it was used or not.
-    pub fn take(&mut self, now: Time, due: Time) -> Time {
-        self.taken = self.taken.split_off(&(now.0 / Self::APART));
-        let wanted = due.0 / Self::APART;
-        let free = (wanted..)
-            .find(|turn| !self.taken.contains(turn))
-            .unwrap_or(wanted);
-        self.taken.insert(free);
-        due.max(Time(free.saturating_mul(Self::APART)))
     }
 }
 
@@ -219,18 +202,16 @@ mod tests {
     }
 
     #[test]
-    fn starts_that_do_not_help_have_turns_and_keep_nobody_with_a_long_wait_from_his() {
-        let ms = |t: u64| Time(t * 1_000_000);
-        let mut turns = Turns::default();
-        assert_eq!(turns.take(ms(0), ms(30_010)), ms(30_010), "alone there");
-        let began: Vec<_> = (0..50).map(|_| turns.take(ms(0), ms(250))).collect();
-        assert_eq!(began[0], ms(250), "nobody before it");
-        let spread: BTreeSet<_> = began.iter().map(|at| at.0 / 100_000_000).collect();
-        assert_eq!(spread, (2..52).collect(), "one in each tenth of a second");
-        assert!(began[1..].iter().all(|at| at.0 % 100_000_000 == 0));
-        // What is over is forgotten.
-        assert_eq!(turns.take(ms(5_200), ms(5_200)), ms(5_200));
-        assert_eq!(turns.taken.len(), 2);
+    fn a_wait_for_its_turn_is_no_time_without_failures() {
+        let seconds = |t: u64| Time(t * 1_000_000_000);
+        let mut history = RestartHistory::default();
+        let mut verdicts = Vec::new();
+        for n in 0..7 {
+            let now = seconds(n * 40);
+            verdicts.push(history.ended(&LIMITS, true, now, now, 0));
+            history.held_back(Duration::from_secs(39));
+        }
+        assert_eq!(verdicts.last(), Some(&Verdict::CrashLoop), "{verdicts:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use insula_contract::id::{Attempt, ServiceName};
 use insula_contract::line::ToService;
 
 use crate::event::{Action, Done, Message, Record, Refusal, RequestId};
-use crate::restart::Turns;
+use crate::pace::Pace;
 use crate::seats::Seats;
 use crate::time::Time;
 
@@ -17,8 +17,8 @@ pub(crate) struct Turn {
     pub(crate) ids: Ids,
     /// The host and who sits where; the core has it back at the end.
     pub(crate) seats: Seats,
-    /// Of those whose starts do not help; the core has them back as well.
-    pub(crate) turns: Turns,
+    /// Of those whose starts do not help; the core has it back as well.
+    pub(crate) pace: Pace,
     pub(crate) records: Vec<Record>,
     pub(crate) actions: Vec<Action>,
     /// Launches come after the directories that they need.

@@ -364,7 +364,9 @@ impl Service {
             Verdict::Again(wait) => {
                 let mut until = turn.now + wait;
                 if self.replicas[at].history.loops() {
-                    until = turn.turns.take(turn.now, until);
+                    let free = turn.pace.keep(&self.name, until);
+                    self.replicas[at].history.held_back(free.since(until));
+                    until = free;
                 }
                 let soon = until.since(turn.now) <= HOLD_AT_MOST;
                 self.publish_left(turn, at, process.slot, drained, soon);

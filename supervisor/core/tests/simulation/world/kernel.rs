@@ -184,7 +184,10 @@ impl World {
                 }
             }
             Action::Say { attempt, message } => self.said(attempt, message),
-            Action::CleanRoute { .. } => {}
+            Action::CleanRoute { route, keep } => {
+                self.routes
+                    .retain(|(of, _), target| *of != route || keep.contains(&target.attempt));
+            }
             Action::Publish {
                 route,
                 place,
